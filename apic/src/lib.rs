@@ -1,0 +1,2 @@
+//! Local APIC, interrupt routing and posted interrupts.
+#![no_std]

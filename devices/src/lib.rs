@@ -1,0 +1,2 @@
+//! Devices of a PC as state machines.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The logic of the hypervisor; everything here runs under `cargo test` on the host.
+#![cfg_attr(not(test), no_std)]

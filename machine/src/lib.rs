@@ -1,0 +1,1 @@
+//! The software VT-x machine.
