@@ -1,0 +1,739 @@
+//! What CPUID tells a guest, as a table: one line per leaf, each register from the processor under a
+//! mask, or constant, and why (SDM volume 2, CPUID—CPU identification).
+//!
+//! The rule behind the masks: a feature is shown only when the guest can use all of it under this
+//! hypervisor. A feature bit that is not named is hidden.
+
+use super::configuration::ApicOffer;
+
+/// The four registers that CPUID writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuidRegisters {
+    /// EAX.
+    pub eax: u32,
+    /// EBX.
+    pub ebx: u32,
+    /// ECX.
+    pub ecx: u32,
+    /// EDX.
+    pub edx: u32,
+}
+
+/// What a vCPU's answers depend on besides the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuidContext {
+    /// The vCPU's x2APIC ID (its xAPIC ID as long as the guest has not rewritten that).
+    pub apic_id: u32,
+    /// vCPUs of the virtual machine.
+    pub vcpus: u32,
+    /// Whether x2APIC is shown.
+    pub apic: ApicOffer,
+    /// IA32_APIC_BASE bit 11 of this vCPU.
+    pub apic_enabled: bool,
+    /// "Enable RDTSCP" is 1, so that RDTSCP and RDPID do not fault.
+    pub rdtscp: bool,
+    /// Frequency of the guest's TSC in Hz.
+    pub tsc_hz: u64,
+    /// Frequency of the virtual APIC timer before its divider, in Hz.
+    pub apic_timer_hz: u64,
+}
+
+/// Highest basic leaf shown.
+pub const MAX_BASIC_LEAF: u32 = 0x1f;
+/// Highest extended leaf shown.
+pub const MAX_EXTENDED_LEAF: u32 = 0x8000_0008;
+/// First hypervisor leaf; its signature is `PosthasteVMM`.
+pub const HYPERVISOR_LEAF: u32 = 0x4000_0000;
+
+/// Feature bits, named as the manual names them.
+mod bit {
+    pub(super) mod leaf_1_ecx {
+        pub(in super::super) const SSE3: u32 = 1 << 0;
+        pub(in super::super) const PCLMULQDQ: u32 = 1 << 1;
+        pub(in super::super) const SSSE3: u32 = 1 << 9;
+        pub(in super::super) const CMPXCHG16B: u32 = 1 << 13;
+        pub(in super::super) const SSE4_1: u32 = 1 << 19;
+        pub(in super::super) const SSE4_2: u32 = 1 << 20;
+        pub(in super::super) const X2APIC: u32 = 1 << 21;
+        pub(in super::super) const MOVBE: u32 = 1 << 22;
+        pub(in super::super) const POPCNT: u32 = 1 << 23;
+        pub(in super::super) const TSC_DEADLINE: u32 = 1 << 24;
+        pub(in super::super) const AESNI: u32 = 1 << 25;
+        pub(in super::super) const RDRAND: u32 = 1 << 30;
+        pub(in super::super) const HYPERVISOR: u32 = 1 << 31;
+    }
+    pub(super) mod leaf_1_edx {
+        pub(in super::super) const APIC: u32 = 1 << 9;
+        pub(in super::super) const MTRR: u32 = 1 << 12;
+        pub(in super::super) const HTT: u32 = 1 << 28;
+        /// Debug store, ACPI clock modulation, thermal monitor, pending-break enable.
+        pub(in super::super) const HIDDEN: u32 = 1 << 21 | 1 << 22 | 1 << 29 | 1 << 31;
+    }
+    pub(super) mod leaf_7_ebx {
+        pub(in super::super) const FSGSBASE: u32 = 1 << 0;
+        pub(in super::super) const BMI1: u32 = 1 << 3;
+        pub(in super::super) const FDP_EXCEPTION_ONLY: u32 = 1 << 6;
+        pub(in super::super) const SMEP: u32 = 1 << 7;
+        pub(in super::super) const BMI2: u32 = 1 << 8;
+        pub(in super::super) const ERMS: u32 = 1 << 9;
+        pub(in super::super) const DEPRECATES_FPU_CS_DS: u32 = 1 << 13;
+        pub(in super::super) const RDSEED: u32 = 1 << 18;
+        pub(in super::super) const ADX: u32 = 1 << 19;
+        pub(in super::super) const SMAP: u32 = 1 << 20;
+        pub(in super::super) const CLFLUSHOPT: u32 = 1 << 23;
+        pub(in super::super) const CLWB: u32 = 1 << 24;
+        pub(in super::super) const SHA: u32 = 1 << 29;
+    }
+    pub(super) mod leaf_7_ecx {
+        pub(in super::super) const UMIP: u32 = 1 << 2;
+        pub(in super::super) const RDPID: u32 = 1 << 22;
+    }
+    pub(super) mod leaf_7_edx {
+        pub(in super::super) const FSRM: u32 = 1 << 4;
+    }
+    pub(super) mod extended_1_ecx {
+        pub(in super::super) const LAHF: u32 = 1 << 0;
+        pub(in super::super) const LZCNT: u32 = 1 << 5;
+        pub(in super::super) const PREFETCHW: u32 = 1 << 8;
+    }
+    pub(super) mod extended_1_edx {
+        pub(in super::super) const SYSCALL: u32 = 1 << 11;
+        pub(in super::super) const EXECUTE_DISABLE: u32 = 1 << 20;
+        pub(in super::super) const PAGE_1G: u32 = 1 << 26;
+        pub(in super::super) const RDTSCP: u32 = 1 << 27;
+        pub(in super::super) const LONG_MODE: u32 = 1 << 29;
+    }
+}
+
+/// Where one register of a leaf comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The processor's value under a mask.
+    Processor(u32),
+    /// This value.
+    Constant(u32),
+}
+
+/// What is computed after the sources were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adjustment {
+    /// Nothing.
+    None,
+    /// EAX is lowered to this if higher.
+    HighestLeaf(u32),
+    /// Leaf 1: APIC ID, count, and the bits that follow the vCPU's state.
+    Features,
+    /// Leaf 4: nobody shares a cache; as many cores as there are vCPUs.
+    CacheSharing,
+    /// Leaf 7: bits that follow a control.
+    StructuredFeatures,
+    /// Leaves 0BH and 1FH.
+    Topology,
+    /// Leaf 15H.
+    TimeStampCounter,
+    /// Leaf 16H.
+    Frequency,
+    /// Leaf 80000001H.
+    ExtendedFeatures,
+}
+
+/// One line of the policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    /// The leaf (EAX).
+    pub leaf: u32,
+    /// The subleaf (ECX), or any.
+    pub subleaf: Option<u32>,
+    /// EAX, EBX, ECX, EDX.
+    pub sources: [Source; 4],
+    /// What follows.
+    pub adjustment: Adjustment,
+    /// Why it is so.
+    pub reason: &'static str,
+}
+
+const ALL: Source = Source::Processor(u32::MAX);
+const NONE: Source = Source::Constant(0);
+
+const fn line(
+    leaf: u32,
+    subleaf: Option<u32>,
+    sources: [Source; 4],
+    adjustment: Adjustment,
+    reason: &'static str,
+) -> Line {
+    Line {
+        leaf,
+        subleaf,
+        sources,
+        adjustment,
+        reason,
+    }
+}
+
+/// The policy. A leaf that has no line reads as zeros.
+pub const POLICY: &[Line] = &[
+    line(
+        0,
+        None,
+        [ALL, ALL, ALL, ALL],
+        Adjustment::HighestLeaf(MAX_BASIC_LEAF),
+        "vendor as it is; no leaf above the topology leaf is shown",
+    ),
+    line(
+        1,
+        None,
+        [
+            ALL,
+            Source::Processor(0xffff),
+            Source::Processor({
+                use bit::leaf_1_ecx::*;
+                SSE3 | PCLMULQDQ
+                    | SSSE3
+                    | CMPXCHG16B
+                    | SSE4_1
+                    | SSE4_2
+                    | MOVBE
+                    | POPCNT
+                    | AESNI
+                    | RDRAND
+            }),
+            Source::Processor(!bit::leaf_1_edx::HIDDEN),
+        ],
+        Adjustment::Features,
+        "VMX, SMX, MONITOR, PCID, performance and thermal features are not virtualized; XSAVE, AVX, \
+         FMA and F16C stay hidden because the extended state is not switched",
+    ),
+    line(
+        2,
+        None,
+        [ALL, ALL, ALL, ALL],
+        Adjustment::None,
+        "cache descriptors are information only",
+    ),
+    line(
+        4,
+        None,
+        [ALL, ALL, ALL, ALL],
+        Adjustment::CacheSharing,
+        "cache sizes as they are, sharing as the vCPUs are",
+    ),
+    line(
+        5,
+        None,
+        [NONE; 4],
+        Adjustment::None,
+        "MONITOR and MWAIT are hidden",
+    ),
+    line(
+        6,
+        None,
+        [Source::Constant(1 << 2), NONE, NONE, NONE],
+        Adjustment::None,
+        "no power management but ARAT: the virtual APIC timer always runs",
+    ),
+    line(
+        7,
+        Some(0),
+        [
+            NONE,
+            Source::Processor({
+                use bit::leaf_7_ebx::*;
+                FSGSBASE
+                    | BMI1
+                    | FDP_EXCEPTION_ONLY
+                    | SMEP
+                    | BMI2
+                    | ERMS
+                    | DEPRECATES_FPU_CS_DS
+                    | RDSEED
+                    | ADX
+                    | SMAP
+                    | CLFLUSHOPT
+                    | CLWB
+                    | SHA
+            }),
+            Source::Processor(bit::leaf_7_ecx::UMIP | bit::leaf_7_ecx::RDPID),
+            Source::Processor(bit::leaf_7_edx::FSRM),
+        ],
+        Adjustment::StructuredFeatures,
+        "AVX2 and AVX-512 need XSAVE; INVPCID, TSC_ADJUST, SGX, RTM, PT, PKU, LA57, CET, WAITPKG, \
+         user interrupts and the speculation MSRs are not virtualized",
+    ),
+    line(
+        0x0a,
+        None,
+        [NONE; 4],
+        Adjustment::None,
+        "performance monitoring is not virtualized",
+    ),
+    line(
+        0x0b,
+        None,
+        [NONE; 4],
+        Adjustment::Topology,
+        "one package, a core per vCPU, one thread per core",
+    ),
+    line(0x0d, None, [NONE; 4], Adjustment::None, "XSAVE is hidden"),
+    line(
+        0x15,
+        None,
+        [NONE; 4],
+        Adjustment::TimeStampCounter,
+        "the ratio of the guest's TSC to the virtual APIC timer's clock",
+    ),
+    line(
+        0x16,
+        None,
+        [NONE; 4],
+        Adjustment::Frequency,
+        "base and maximum frequency are the TSC's",
+    ),
+    line(0x1f, None, [NONE; 4], Adjustment::Topology, "as leaf 0BH"),
+    line(
+        0x4000_0000,
+        None,
+        [
+            Source::Constant(0x4000_0001),
+            Source::Constant(u32::from_le_bytes(*b"Post")),
+            Source::Constant(u32::from_le_bytes(*b"hast")),
+            Source::Constant(u32::from_le_bytes(*b"eVMM")),
+        ],
+        Adjustment::None,
+        "the hypervisor's signature",
+    ),
+    line(
+        0x4000_0001,
+        None,
+        [NONE; 4],
+        Adjustment::None,
+        "no paravirtual interface",
+    ),
+    line(
+        0x8000_0000,
+        None,
+        [ALL, NONE, NONE, NONE],
+        Adjustment::HighestLeaf(MAX_EXTENDED_LEAF),
+        "no extended leaf above the address widths is shown",
+    ),
+    line(
+        0x8000_0001,
+        None,
+        [
+            NONE,
+            NONE,
+            Source::Processor({
+                use bit::extended_1_ecx::*;
+                LAHF | LZCNT | PREFETCHW
+            }),
+            Source::Processor({
+                use bit::extended_1_edx::*;
+                SYSCALL | EXECUTE_DISABLE | PAGE_1G | RDTSCP | LONG_MODE
+            }),
+        ],
+        Adjustment::ExtendedFeatures,
+        "64-bit mode as it is; RDTSCP only when its control is on",
+    ),
+    line(
+        0x8000_0002,
+        None,
+        [ALL, ALL, ALL, ALL],
+        Adjustment::None,
+        "brand string",
+    ),
+    line(
+        0x8000_0003,
+        None,
+        [ALL, ALL, ALL, ALL],
+        Adjustment::None,
+        "brand string",
+    ),
+    line(
+        0x8000_0004,
+        None,
+        [ALL, ALL, ALL, ALL],
+        Adjustment::None,
+        "brand string",
+    ),
+    line(
+        0x8000_0006,
+        None,
+        [NONE, NONE, ALL, NONE],
+        Adjustment::None,
+        "L2 cache is information only",
+    ),
+    line(
+        0x8000_0007,
+        None,
+        [NONE, NONE, NONE, Source::Processor(1 << 8)],
+        Adjustment::None,
+        "the guest's TSC is the processor's plus an offset, so it is as invariant",
+    ),
+    line(
+        0x8000_0008,
+        None,
+        [Source::Processor(0xffff), NONE, NONE, NONE],
+        Adjustment::None,
+        "address widths as they are; EPT maps what there is",
+    ),
+];
+
+/// The answer for one vCPU. `processor(leaf, subleaf)` executes CPUID on the processor.
+pub fn answer(
+    leaf: u32,
+    subleaf: u32,
+    context: &CpuidContext,
+    processor: impl Fn(u32, u32) -> CpuidRegisters,
+) -> CpuidRegisters {
+    let highest = |first: u32, shown: u32| processor(first, 0).eax.min(shown);
+    // SDM volume 2, CPUID: a leaf above the highest basic or extended one gives the data of the
+    // highest basic leaf.
+    let in_range = match leaf {
+        0..0x4000_0000 => leaf <= highest(0, MAX_BASIC_LEAF),
+        0x4000_0000..=0x4000_00ff => true,
+        0x8000_0000.. => leaf <= highest(0x8000_0000, MAX_EXTENDED_LEAF),
+        _ => false,
+    };
+    let leaf = if in_range {
+        leaf
+    } else {
+        highest(0, MAX_BASIC_LEAF)
+    };
+    let line = POLICY
+        .iter()
+        .find(|line| line.leaf == leaf && line.subleaf.is_none_or(|wanted| wanted == subleaf));
+    let Some(line) = line else {
+        return CpuidRegisters::default();
+    };
+    let from = processor(leaf, subleaf);
+    let [eax, ebx, ecx, edx] = line.sources;
+    let take = |source, value: u32| match source {
+        Source::Processor(mask) => value & mask,
+        Source::Constant(constant) => constant,
+    };
+    let registers = CpuidRegisters {
+        eax: take(eax, from.eax),
+        ebx: take(ebx, from.ebx),
+        ecx: take(ecx, from.ecx),
+        edx: take(edx, from.edx),
+    };
+    adjust(line.adjustment, registers, subleaf, context)
+}
+
+fn adjust(
+    adjustment: Adjustment,
+    mut registers: CpuidRegisters,
+    subleaf: u32,
+    context: &CpuidContext,
+) -> CpuidRegisters {
+    let set = |register: &mut u32, bits: u32, on: bool| {
+        *register = if on {
+            *register | bits
+        } else {
+            *register & !bits
+        };
+    };
+    match adjustment {
+        Adjustment::None => {}
+        Adjustment::HighestLeaf(shown) => registers.eax = registers.eax.min(shown),
+        Adjustment::Features => {
+            use bit::{leaf_1_ecx as ecx, leaf_1_edx as edx};
+            let count = context.vcpus.min(255);
+            registers.ebx |= (context.apic_id & 0xff) << 24 | count << 16;
+            set(
+                &mut registers.ecx,
+                ecx::X2APIC,
+                context.apic == ApicOffer::X2apic,
+            );
+            registers.ecx |= ecx::TSC_DEADLINE | ecx::HYPERVISOR;
+            // SDM 10.4.3: the feature flag follows the global enable bit.
+            set(&mut registers.edx, edx::APIC, context.apic_enabled);
+            set(&mut registers.edx, edx::HTT, context.vcpus > 1);
+            registers.edx |= edx::MTRR;
+        }
+        Adjustment::CacheSharing => {
+            if registers.eax & 0x1f != 0 {
+                let cores = context.vcpus.clamp(1, 64) - 1;
+                registers.eax = registers.eax & 0x3fff | cores << 26;
+            }
+        }
+        Adjustment::StructuredFeatures => {
+            if !context.rdtscp {
+                registers.ecx &= !bit::leaf_7_ecx::RDPID;
+            }
+        }
+        Adjustment::Topology => {
+            // SDM volume 2, CPUID leaf 0BH: ECX[7:0] echoes the subleaf, ECX[15:8] is the level's
+            // type (1 SMT, 2 core, 0 none), EAX the shift to the next level's ID, EBX the count.
+            let width = 32 - context.vcpus.saturating_sub(1).leading_zeros();
+            let (eax, ebx, kind) = match subleaf {
+                0 => (0, 1, 1),
+                1 => (width, context.vcpus, 2),
+                _ => (0, 0, 0),
+            };
+            registers = CpuidRegisters {
+                eax,
+                ebx,
+                ecx: subleaf & 0xff | kind << 8,
+                edx: context.apic_id,
+            };
+        }
+        Adjustment::TimeStampCounter => {
+            let divisor = greatest_common_divisor(context.tsc_hz, context.apic_timer_hz);
+            let ratio = |hz: u64| hz.checked_div(divisor).and_then(|n| u32::try_from(n).ok());
+            let crystal = u32::try_from(context.apic_timer_hz).ok();
+            if let (Some(denominator), Some(numerator), Some(crystal)) =
+                (ratio(context.apic_timer_hz), ratio(context.tsc_hz), crystal)
+            {
+                registers = CpuidRegisters {
+                    eax: denominator,
+                    ebx: numerator,
+                    ecx: crystal,
+                    edx: 0,
+                };
+            }
+        }
+        Adjustment::Frequency => {
+            let mhz = (context.tsc_hz / 1_000_000).min(0xffff) as u32;
+            let bus = (context.apic_timer_hz / 1_000_000).min(0xffff) as u32;
+            registers = CpuidRegisters {
+                eax: mhz,
+                ebx: mhz,
+                ecx: bus,
+                edx: 0,
+            };
+        }
+        Adjustment::ExtendedFeatures => {
+            if !context.rdtscp {
+                registers.edx &= !bit::extended_1_edx::RDTSCP;
+            }
+        }
+    }
+    registers
+}
+
+const fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTEXT: CpuidContext = CpuidContext {
+        apic_id: 5,
+        vcpus: 6,
+        apic: ApicOffer::X2apic,
+        apic_enabled: true,
+        rdtscp: true,
+        tsc_hz: 1_000_000_000,
+        apic_timer_hz: 100_000_000,
+    };
+
+    /// A processor with every feature bit set.
+    fn everything(leaf: u32, _: u32) -> CpuidRegisters {
+        let ones = CpuidRegisters {
+            eax: u32::MAX,
+            ebx: u32::MAX,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+        };
+        match leaf {
+            0 => CpuidRegisters { eax: 0x24, ..ones },
+            0x8000_0000 => CpuidRegisters {
+                eax: 0x8000_0021,
+                ..ones
+            },
+            _ => ones,
+        }
+    }
+
+    fn ask(leaf: u32, subleaf: u32) -> CpuidRegisters {
+        answer(leaf, subleaf, &CONTEXT, everything)
+    }
+
+    #[test]
+    fn features_that_are_not_virtualized_are_hidden_even_if_the_processor_has_them() {
+        for (name, leaf, register, bit) in [
+            ("MONITOR", 1, 2, 3),
+            ("VMX", 1, 2, 5),
+            ("SMX", 1, 2, 6),
+            ("FMA", 1, 2, 12),
+            ("PDCM", 1, 2, 15),
+            ("PCID", 1, 2, 17),
+            ("XSAVE", 1, 2, 26),
+            ("OSXSAVE", 1, 2, 27),
+            ("AVX", 1, 2, 28),
+            ("DS", 1, 3, 21),
+            ("AVX2", 7, 1, 5),
+            ("TSC_ADJUST", 7, 1, 1),
+            ("INVPCID", 7, 1, 10),
+            ("RTM", 7, 1, 11),
+            ("AVX512F", 7, 1, 16),
+            ("PKU", 7, 2, 3),
+            ("WAITPKG", 7, 2, 5),
+            ("LA57", 7, 2, 16),
+            ("UINTR", 7, 3, 5),
+            ("SPEC_CTRL", 7, 3, 26),
+            ("ARCH_CAPABILITIES", 7, 3, 29),
+        ] {
+            let r = ask(leaf, 0);
+            let value = [r.eax, r.ebx, r.ecx, r.edx][register];
+            assert_eq!(value >> bit & 1, 0, "{name}");
+        }
+        for leaf in [5, 0x0a, 0x0d, 0x12, 0x14, 0x4000_0002] {
+            assert_eq!(ask(leaf, 0), CpuidRegisters::default(), "{leaf:#x}");
+        }
+        assert_eq!(ask(7, 1), CpuidRegisters::default());
+    }
+
+    #[test]
+    fn what_the_processor_lacks_is_not_shown() {
+        let nothing = |leaf: u32, _: u32| CpuidRegisters {
+            eax: match leaf {
+                0 => 0x16,
+                0x8000_0000 => 0x8000_0008,
+                _ => 0,
+            },
+            ..CpuidRegisters::default()
+        };
+        let one = answer(1, 0, &CONTEXT, nothing);
+        // Emulated in software, so shown regardless: x2APIC, TSC-deadline, hypervisor.
+        assert_eq!(one.ecx, 1 << 21 | 1 << 24 | 1 << 31);
+        assert_eq!(one.edx, 1 << 9 | 1 << 12 | 1 << 28);
+        assert_eq!(answer(7, 0, &CONTEXT, nothing), CpuidRegisters::default());
+        assert_eq!(answer(0x8000_0001, 0, &CONTEXT, nothing).edx, 0);
+    }
+
+    #[test]
+    fn leaf_1_follows_the_vcpu() {
+        let base = ask(1, 0);
+        assert_eq!(base.ebx >> 24, 5);
+        assert_eq!(base.ebx >> 16 & 0xff, 6);
+        assert_ne!(base.ecx & 1 << 21, 0);
+        let hidden = CpuidContext {
+            apic: ApicOffer::XapicOnly,
+            apic_enabled: false,
+            vcpus: 1,
+            ..CONTEXT
+        };
+        let other = answer(1, 0, &hidden, everything);
+        assert_eq!(other.ecx & 1 << 21, 0, "x2APIC");
+        assert_eq!(other.edx & 1 << 9, 0, "APIC");
+        assert_eq!(other.edx & 1 << 28, 0, "HTT");
+    }
+
+    #[test]
+    fn topology_is_one_package_of_single_threaded_cores() {
+        for leaf in [0x0b, 0x1f] {
+            assert_eq!(
+                ask(leaf, 0),
+                CpuidRegisters {
+                    eax: 0,
+                    ebx: 1,
+                    ecx: 0x100,
+                    edx: 5
+                }
+            );
+            assert_eq!(
+                ask(leaf, 1),
+                CpuidRegisters {
+                    eax: 3,
+                    ebx: 6,
+                    ecx: 0x201,
+                    edx: 5
+                }
+            );
+            assert_eq!(
+                ask(leaf, 2),
+                CpuidRegisters {
+                    eax: 0,
+                    ebx: 0,
+                    ecx: 2,
+                    edx: 5
+                }
+            );
+        }
+        assert_eq!(ask(4, 0).eax, 0x3fff | 5 << 26);
+        for (vcpus, width) in [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (255, 8)] {
+            let context = CpuidContext { vcpus, ..CONTEXT };
+            assert_eq!(answer(0x0b, 1, &context, everything).eax, width, "{vcpus}");
+        }
+    }
+
+    #[test]
+    fn clocks_are_the_guests() {
+        assert_eq!(
+            ask(0x15, 0),
+            CpuidRegisters {
+                eax: 1,
+                ebx: 10,
+                ecx: 100_000_000,
+                edx: 0
+            }
+        );
+        assert_eq!(
+            ask(0x16, 0),
+            CpuidRegisters {
+                eax: 1000,
+                ebx: 1000,
+                ecx: 100,
+                edx: 0
+            }
+        );
+        let unknown = CpuidContext {
+            tsc_hz: 0,
+            apic_timer_hz: 0,
+            ..CONTEXT
+        };
+        assert_eq!(
+            answer(0x15, 0, &unknown, everything),
+            CpuidRegisters::default()
+        );
+    }
+
+    #[test]
+    fn rdtscp_follows_its_control() {
+        assert_ne!(ask(0x8000_0001, 0).edx & 1 << 27, 0);
+        assert_ne!(ask(7, 0).ecx & 1 << 22, 0);
+        let off = CpuidContext {
+            rdtscp: false,
+            ..CONTEXT
+        };
+        assert_eq!(answer(0x8000_0001, 0, &off, everything).edx & 1 << 27, 0);
+        assert_eq!(answer(7, 0, &off, everything).ecx & 1 << 22, 0);
+    }
+
+    #[test]
+    fn a_leaf_out_of_range_gives_the_highest_basic_leaf() {
+        assert_eq!(ask(0, 0).eax, 0x1f);
+        assert_eq!(ask(0x20, 1), ask(0x1f, 1));
+        assert_eq!(ask(0x8000_0009, 0), ask(0x1f, 0));
+        assert_eq!(ask(0x7fff_ffff, 0), ask(0x1f, 0));
+        assert_eq!(ask(0x8000_0000, 0).eax, 0x8000_0008);
+    }
+
+    #[test]
+    fn the_signature_reads_as_text() {
+        let r = ask(HYPERVISOR_LEAF, 0);
+        let text: Vec<u8> = [r.ebx, r.ecx, r.edx]
+            .iter()
+            .flat_map(|r| r.to_le_bytes())
+            .collect();
+        assert_eq!(text, b"PosthasteVMM");
+    }
+
+    #[test]
+    fn every_line_has_a_reason_and_is_reachable() {
+        for (i, line) in POLICY.iter().enumerate() {
+            assert!(!line.reason.is_empty());
+            let first = POLICY.iter().position(|l| {
+                l.leaf == line.leaf && (l.subleaf.is_none() || l.subleaf == line.subleaf)
+            });
+            assert_eq!(first, Some(i), "leaf {:#x}", line.leaf);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! A virtual machine without its processors: configuration, memory, guest image, platform, and what
+//! CPUID and the MSRs say.
+
+pub mod configuration;
+pub mod cpuid;
+pub mod memory;
+pub mod msr;
