@@ -1,1 +1,12 @@
-//! The software VT-x machine.
+//! The software VT-x machine: processors, local APICs and the platform of a PC, in which the
+//! processor's IPI virtualization is built in.
+//!
+//! Citations are sections of volume 3 of Intel's Software Developer's Manual in the numbering that
+//! [`arch`] pins.
+
+pub mod cpu;
+pub mod memory;
+pub mod platform;
+pub mod schedule;
+pub mod trace;
+pub mod vtx;

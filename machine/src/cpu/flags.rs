@@ -1,0 +1,222 @@
+//! The status flags, kept as what they follow from (SDM 3.4.3.1 Status flags).
+//!
+//! An arithmetic instruction stores its sign-extended result and its vector of carries; a flag is
+//! computed when somebody asks. `carries` holds bit 63: CF; bit 62: CF xor OF; bit 3: AF; bit 8:
+//! SF is the inverse of the result's sign; bit 9: PF is the inverse of the result's parity.
+
+use arch::control_register::rflags;
+
+use crate::memory::Word;
+
+const CF: u32 = 63;
+const CF_XOR_OF: u32 = 62;
+const AF: u32 = 3;
+const SF_INVERTED: u32 = 8;
+const PF_INVERTED: u32 = 9;
+
+/// Lazily evaluated status flags.
+#[derive(Clone, Copy, Debug)]
+pub struct Flags {
+    result: u64,
+    carries: u64,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self::from_rflags(0)
+    }
+}
+
+impl Flags {
+    /// Flags of a result that carries nothing: CF = OF = AF = 0 (logic instructions).
+    #[inline(always)]
+    pub fn logic<T: Word>(result: T) -> Self {
+        Self {
+            result: result.to_i64() as u64,
+            carries: 0,
+        }
+    }
+
+    /// Flags of `result`, given the vector whose bit `i` is the carry (or borrow) out of bit `i`.
+    #[inline(always)]
+    pub fn carries<T: Word>(result: T, vector: T) -> Self {
+        let vector = vector.to_u64();
+        let top = vector << (64 - T::BITS);
+        Self {
+            result: result.to_i64() as u64,
+            // Bit 62 of `top` is the carry into the sign bit: CF xor OF.
+            carries: top & (3 << CF_XOR_OF) | vector & 1 << AF,
+        }
+    }
+
+    /// Flags of `a + b (+ carry) = result`.
+    #[inline(always)]
+    pub fn add<T: Word>(a: T, b: T, result: T) -> Self {
+        let (x, y, r) = (a.to_u64(), b.to_u64(), result.to_u64());
+        Self::carries(result, T::from_u64(x & y | (x | y) & !r))
+    }
+
+    /// Flags of `a - b (- borrow) = result`.
+    #[inline(always)]
+    pub fn sub<T: Word>(a: T, b: T, result: T) -> Self {
+        let (x, y, r) = (a.to_u64(), b.to_u64(), result.to_u64());
+        Self::carries(result, T::from_u64(!x & y | (!x | y) & r))
+    }
+
+    /// The same flags with another CF; OF stays.
+    #[inline(always)]
+    pub fn with_cf(self, cf: bool) -> Self {
+        let of = self.of();
+        self.with_cf_of(cf, of)
+    }
+
+    /// The same flags with other CF and OF.
+    #[inline(always)]
+    pub fn with_cf_of(self, cf: bool, of: bool) -> Self {
+        Self {
+            result: self.result,
+            carries: self.carries & !(3 << CF_XOR_OF)
+                | (cf as u64) << CF
+                | ((cf ^ of) as u64) << CF_XOR_OF,
+        }
+    }
+
+    /// The same flags with another AF.
+    #[inline(always)]
+    pub fn with_af(self, af: bool) -> Self {
+        Self {
+            result: self.result,
+            carries: self.carries & !(1 << AF) | (af as u64) << AF,
+        }
+    }
+
+    /// The same flags with another ZF.
+    pub fn with_zf(self, zf: bool) -> Self {
+        Self::from_rflags(self.to_rflags() & !rflags::ZF | if zf { rflags::ZF } else { 0 })
+    }
+
+    /// Carry.
+    #[inline(always)]
+    pub fn cf(self) -> bool {
+        self.carries >> CF != 0
+    }
+
+    /// Overflow.
+    #[inline(always)]
+    pub fn of(self) -> bool {
+        (self.carries ^ self.carries << 1) >> CF != 0
+    }
+
+    /// Auxiliary carry.
+    #[inline(always)]
+    pub fn af(self) -> bool {
+        self.carries >> AF & 1 != 0
+    }
+
+    /// Zero.
+    #[inline(always)]
+    pub fn zf(self) -> bool {
+        self.result == 0
+    }
+
+    /// Sign.
+    #[inline(always)]
+    pub fn sf(self) -> bool {
+        (self.result >> 63 ^ self.carries >> SF_INVERTED) & 1 != 0
+    }
+
+    /// Parity of the low byte.
+    #[inline(always)]
+    pub fn pf(self) -> bool {
+        let even = (self.result as u8).count_ones() & 1 == 0;
+        even ^ (self.carries >> PF_INVERTED & 1 != 0)
+    }
+
+    /// The six status bits of RFLAGS in their places.
+    pub fn to_rflags(self) -> u64 {
+        self.cf() as u64
+            | (self.pf() as u64) << 2
+            | (self.af() as u64) << 4
+            | (self.zf() as u64) << 6
+            | (self.sf() as u64) << 7
+            | (self.of() as u64) << 11
+    }
+
+    /// Takes the six status bits from an RFLAGS value.
+    pub fn from_rflags(value: u64) -> Self {
+        let bit = |mask: u64| value & mask != 0;
+        // A zero result has SF = 0 and PF = 1; a result of 1 has SF = 0 and PF = 0.
+        let zf = bit(rflags::ZF);
+        let carries = (bit(rflags::CF) as u64) << CF
+            | ((bit(rflags::CF) ^ bit(rflags::OF)) as u64) << CF_XOR_OF
+            | (bit(rflags::AF) as u64) << AF
+            | (bit(rflags::SF) as u64) << SF_INVERTED
+            | ((bit(rflags::PF) != zf) as u64) << PF_INVERTED;
+        Self {
+            result: !zf as u64,
+            carries,
+        }
+    }
+
+    /// The condition `cc` of Jcc, SETcc and CMOVcc (the low four opcode bits; SDM volume 2,
+    /// appendix B.1.4.7).
+    #[inline(always)]
+    pub fn condition(self, cc: u8) -> bool {
+        let met = match cc >> 1 & 7 {
+            0 => self.of(),
+            1 => self.cf(),
+            2 => self.zf(),
+            3 => self.cf() || self.zf(),
+            4 => self.sf(),
+            5 => self.pf(),
+            6 => self.sf() != self.of(),
+            _ => self.zf() || self.sf() != self.of(),
+        };
+        met != (cc & 1 != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_survives_the_round_trip() {
+        for bits in 0..64_u64 {
+            let value = (0..6)
+                .filter(|i| bits >> i & 1 != 0)
+                .map(|i| {
+                    [
+                        rflags::CF,
+                        rflags::PF,
+                        rflags::AF,
+                        rflags::ZF,
+                        rflags::SF,
+                        rflags::OF,
+                    ][i]
+                })
+                .sum();
+            assert_eq!(Flags::from_rflags(value).to_rflags(), value);
+        }
+    }
+
+    #[test]
+    fn addition_and_subtraction_of_all_bytes() {
+        for a in 0..=255_u8 {
+            for b in 0..=255_u8 {
+                let sum = a.wrapping_add(b);
+                let flags = Flags::add(a, b, sum);
+                assert_eq!(flags.cf(), a.checked_add(b).is_none());
+                assert_eq!(flags.of(), (a as i8).checked_add(b as i8).is_none());
+                assert_eq!(flags.af(), (a & 15) + (b & 15) > 15);
+                assert_eq!((flags.zf(), flags.sf()), (sum == 0, sum >= 0x80));
+                let difference = a.wrapping_sub(b);
+                let flags = Flags::sub(a, b, difference);
+                assert_eq!(flags.cf(), a < b);
+                assert_eq!(flags.of(), (a as i8).checked_sub(b as i8).is_none());
+                assert_eq!(flags.af(), (a & 15) < (b & 15));
+                assert_eq!(flags.pf(), difference.count_ones() % 2 == 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! One logical processor.
+
+pub mod access;
+pub mod block;
+pub mod decode;
+pub mod deliver;
+pub mod device_access;
+pub mod events;
+pub mod execute;
+pub mod flags;
+pub mod model;
+pub mod op;
+pub mod paging;
+pub mod raise;
+pub mod register;
+pub mod run;
+pub mod segment;
+pub mod state;
+pub mod tlb;
+pub mod x87;
+
+pub use model::CpuModel;
+pub use run::{Processor, Stop};
+pub use state::{Activity, Cpu, Inhibit};

@@ -1,0 +1,49 @@
+//! What kind of processor the machine has.
+
+/// Which VT-x features the processor offers; each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VirtualizationLevel {
+    /// No VMX at all.
+    None,
+    /// VMX with EPT, VPID and unrestricted guest, without TPR shadow or APIC virtualization.
+    Base,
+    /// And TPR shadow, virtualized APIC accesses, x2APIC virtualization, APIC-register
+    /// virtualization and virtual-interrupt delivery.
+    ApicVirtualization,
+    /// And posted interrupts.
+    PostedInterrupts,
+    /// And tertiary controls with IPI virtualization.
+    IpiVirtualization,
+}
+
+/// Parameters of every logical processor of a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuModel {
+    /// CPUID.1:EAX, family, model and stepping.
+    pub signature: u32,
+    /// MAXPHYADDR.
+    pub physical_address_width: u32,
+    /// 1-GByte pages.
+    pub pages_1g: bool,
+    /// VT-x features.
+    pub virtualization: VirtualizationLevel,
+}
+
+impl Default for CpuModel {
+    fn default() -> Self {
+        Self {
+            // Family 6, model 8FH: the first server processor with IPI virtualization.
+            signature: 0x0008_06f8,
+            physical_address_width: 46,
+            pages_1g: true,
+            virtualization: VirtualizationLevel::IpiVirtualization,
+        }
+    }
+}
+
+impl CpuModel {
+    /// The bits that a physical address may have.
+    pub const fn physical_mask(&self) -> u64 {
+        (1 << self.physical_address_width) - 1
+    }
+}

@@ -1,0 +1,79 @@
+//! A decoded instruction as the engine executes it.
+
+use super::{Cpu, raise::Raised};
+
+/// What carries out one instruction. RIP is already that of the next instruction; after `Err` it is
+/// set back to the start of this one.
+pub type Execute = fn(&mut Cpu, &Op) -> Result<(), Raised>;
+
+/// Index into [`Cpu::registers`] of a register that is always 0: "no base", "no index".
+pub const NO_REGISTER: u8 = 16;
+/// Index into [`Cpu::registers`] of RIP.
+pub const RIP: u8 = 17;
+/// A segment number for operands whose segment base is 0 and has no limit: CS, DS and ES in
+/// 64-bit mode.
+pub const FLAT: u8 = 6;
+/// The same for SS in 64-bit mode, whose faults are #SS.
+pub const FLAT_STACK: u8 = 7;
+
+/// Attribute bit: a REP (or REPE) prefix.
+pub const REP: u8 = 1 << 0;
+/// Attribute bit: a REPNE prefix.
+pub const REPNE: u8 = 1 << 1;
+/// Attribute bit: a LOCK prefix, or XCHG with memory.
+pub const LOCK: u8 = 1 << 2;
+/// Attribute bits 4:3: address size, 0 for 16 bits, 1 for 32, 2 for 64.
+pub const ADDRESS_SIZE_SHIFT: u8 = 3;
+/// Attribute bits 6:5: operand size by prefixes and mode, 0 for 16 bits, 1 for 32, 2 for 64.
+pub const OPERAND_SIZE_SHIFT: u8 = 5;
+
+/// One instruction, decoded. 32 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Op {
+    /// What carries it out.
+    pub execute: Execute,
+    /// The immediate, sign-extended; the offset of a near branch; the address of MOV moffs.
+    pub immediate: u64,
+    /// Displacement of the memory operand, sign-extended; RIP-relative ones use base [`RIP`].
+    pub displacement: i32,
+    /// Base register or [`NO_REGISTER`] or [`RIP`].
+    pub base: u8,
+    /// Index register or [`NO_REGISTER`].
+    pub index: u8,
+    /// Scale as a shift count, 0 to 3.
+    pub scale: u8,
+    /// Segment of the memory operand, 0 to 5 or [`FLAT`].
+    pub segment: u8,
+    /// First register operand in Intel's order. 8-bit: 0..=15 low bytes, 16..=19 AH, CH, DH, BH.
+    pub reg: u8,
+    /// Second register operand.
+    pub rm: u8,
+    /// Length in bytes, 1 to 15.
+    pub length: u8,
+    /// [`REP`], [`REPNE`], [`LOCK`], address and operand size.
+    pub attributes: u8,
+    /// Third register operand, second immediate, or condition code.
+    pub extra: u8,
+}
+
+impl Op {
+    /// Address size in bits: 16, 32 or 64.
+    #[inline(always)]
+    pub fn address_bits(&self) -> u32 {
+        16 << (self.attributes >> ADDRESS_SIZE_SHIFT & 3)
+    }
+
+    /// Operand size in bits: 16, 32 or 64.
+    #[inline(always)]
+    pub fn operand_bits(&self) -> u32 {
+        16 << (self.attributes >> OPERAND_SIZE_SHIFT & 3)
+    }
+
+    /// Whether `attribute` is set.
+    #[inline(always)]
+    pub fn has(&self, attribute: u8) -> bool {
+        self.attributes & attribute != 0
+    }
+}
+
+const _: () = assert!(size_of::<Op>() == 32);

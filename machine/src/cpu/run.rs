@@ -1,0 +1,147 @@
+//! The engine's loop: events, then a block, then events.
+
+use arch::control_register::rflags;
+
+use super::{
+    Cpu, Inhibit,
+    block::Blocks,
+    raise::{Exception, Pending, Source},
+};
+
+/// Why a processor gave control back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Its slice is over.
+    SliceEnd,
+    /// It does nothing until an event comes: halted, shut down or waiting for a start-up IPI.
+    Idle,
+    /// The machine was told to stop.
+    MachineStopped,
+}
+
+/// A processor with its decoded instructions.
+pub struct Processor {
+    /// The processor's state.
+    pub cpu: Cpu,
+    blocks: Blocks,
+}
+
+impl Processor {
+    /// A processor in the given state.
+    pub fn new(cpu: Cpu) -> Self {
+        Self {
+            cpu,
+            blocks: Blocks::default(),
+        }
+    }
+
+    /// Runs until the slice ends, the processor idles or the machine stops.
+    pub fn run(&mut self) -> Stop {
+        loop {
+            if (self.cpu.check_events || self.cpu.attention())
+                && let Some(stop) = self.events()
+            {
+                return stop;
+            }
+            if self.cpu.instructions >= self.cpu.slice_end {
+                return Stop::SliceEnd;
+            }
+            self.block();
+        }
+    }
+
+    fn events(&mut self) -> Option<Stop> {
+        let stop = self.cpu.process_events();
+        while let Some(frame) = self.cpu.stale_code.pop() {
+            self.blocks.drop_frame(frame);
+        }
+        stop
+    }
+
+    #[inline(always)]
+    fn block(&mut self) {
+        let Self { cpu, blocks } = self;
+        let shadowed = cpu.inhibit != Inhibit::None;
+        let trapped = cpu.system_flags & rflags::TF != 0;
+        let block = match blocks.at_rip(cpu) {
+            Ok(block) => block,
+            Err(_raised) => {
+                cpu.instruction_start = cpu.rip();
+                cpu.handle_raised();
+                return;
+            }
+        };
+        let ops = blocks.ops(block);
+        cpu.ops_left = if shadowed || trapped || cpu.single_step {
+            1
+        } else {
+            ops.len() as u32
+        };
+        cpu.inhibit_expires = shadowed;
+        for op in ops {
+            cpu.ops_left -= 1;
+            cpu.instructions += 1;
+            let start = cpu.rip();
+            cpu.instruction_start = start;
+            cpu.set_rip(start.wrapping_add(u64::from(op.length)));
+            if (op.execute)(cpu, op).is_err() {
+                cpu.handle_raised();
+                break;
+            }
+            if cpu.ops_left == 0 {
+                break;
+            }
+        }
+        if shadowed && cpu.inhibit_expires {
+            cpu.inhibit = Inhibit::None;
+            cpu.check_events = true;
+        }
+        if trapped {
+            cpu.single_step_trap();
+        }
+        if !cpu.stale_code.is_empty() {
+            while let Some(frame) = cpu.stale_code.pop() {
+                blocks.drop_frame(frame);
+            }
+        }
+    }
+}
+
+impl Cpu {
+    /// Deals with the reason why the last instruction did not complete.
+    #[cold]
+    pub fn handle_raised(&mut self) {
+        self.set_rip(self.instruction_start);
+        match self.pending {
+            Pending::Exception(exception) => {
+                if exception.source == Source::Fault {
+                    self.instructions = self.instructions.wrapping_sub(1);
+                }
+                self.deliver_exception(exception);
+            }
+            Pending::VmExit(exit) => {
+                self.instructions = self.instructions.wrapping_sub(1);
+                crate::vtx::exit(self, exit);
+            }
+            Pending::Again => self.look_at_events(),
+            Pending::Shutdown => {
+                self.activity = super::Activity::Shutdown;
+                self.look_at_events();
+            }
+        }
+    }
+
+    /// #DB after an instruction that began with RFLAGS.TF set (SDM 17.3.1.4 Single-step exception).
+    fn single_step_trap(&mut self) {
+        if self.trap_suppressed {
+            self.trap_suppressed = false;
+            return;
+        }
+        self.deliver_exception(Exception {
+            vector: arch::exception::DEBUG,
+            error_code: None,
+            detail: 1 << 14,
+            source: Source::Trap,
+        });
+    }
+}

@@ -1,0 +1,420 @@
+//! The state of a logical processor, and what reset makes of it.
+
+use std::sync::Arc;
+
+use arch::control_register::{cr0, efer, rflags};
+
+use super::{
+    CpuModel,
+    flags::Flags,
+    op::FLAT,
+    raise::Pending,
+    segment::{DescriptorTable, Segment, register, rights},
+    tlb::Tlb,
+    x87::X87,
+};
+use crate::{memory::Ram, platform::Platform, schedule::Clock, trace::Counters, vtx::Vmx};
+
+/// What a processor does between instructions (SDM 24.4.2 Guest non-register state).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// It executes instructions.
+    Active,
+    /// It waits for an interrupt after HLT.
+    Halted,
+    /// It waits for INIT or reset after a triple fault.
+    Shutdown,
+    /// It waits for a start-up IPI.
+    WaitForStartUp,
+}
+
+/// Why interrupts are held off for one instruction (SDM 6.8.3 Masking exceptions and interrupts
+/// when switching stacks; STI in volume 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inhibit {
+    /// They are not.
+    None,
+    /// The instruction after STI.
+    Sti,
+    /// The instruction after MOV SS or POP SS.
+    MovSs,
+}
+
+/// Model-specific registers without a room of their own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Msrs {
+    /// IA32_SYSENTER_CS.
+    pub sysenter_cs: u64,
+    /// IA32_SYSENTER_ESP.
+    pub sysenter_esp: u64,
+    /// IA32_SYSENTER_EIP.
+    pub sysenter_eip: u64,
+    /// IA32_STAR.
+    pub star: u64,
+    /// IA32_LSTAR.
+    pub lstar: u64,
+    /// IA32_CSTAR.
+    pub cstar: u64,
+    /// IA32_FMASK.
+    pub fmask: u64,
+    /// IA32_KERNEL_GS_BASE.
+    pub kernel_gs_base: u64,
+    /// IA32_TSC_AUX.
+    pub tsc_aux: u64,
+    /// IA32_TSC_ADJUST; added to the common time to give the time-stamp counter.
+    pub tsc_adjust: u64,
+    /// IA32_PAT.
+    pub pat: u64,
+    /// IA32_FEATURE_CONTROL.
+    pub feature_control: u64,
+    /// IA32_MISC_ENABLE.
+    pub misc_enable: u64,
+    /// IA32_DEBUGCTL.
+    pub debugctl: u64,
+    /// IA32_MTRR_DEF_TYPE.
+    pub mtrr_def_type: u64,
+    /// Variable-range MTRRs: base and mask of eight.
+    pub mtrr_variable: [u64; 16],
+    /// Fixed-range MTRRs.
+    pub mtrr_fixed: [u64; 11],
+    /// IA32_MCG_STATUS.
+    pub mcg_status: u64,
+    /// IA32_BIOS_SIGN_ID as software left it.
+    pub bios_sign_id: u64,
+}
+
+/// One logical processor: everything that only it touches, as plain integers. What others may
+/// touch is its mailbox in [`Platform`].
+pub struct Cpu {
+    /// General registers 0..=15 in encoding order, then a zero at 16 and RIP at 17. The length is a
+    /// power of two so that a masked index needs no check.
+    pub registers: [u64; 32],
+    /// Start of the instruction that is being executed.
+    pub instruction_start: u64,
+    /// The six status flags.
+    pub flags: Flags,
+    /// The other bits of RFLAGS, with bit 1 set.
+    pub system_flags: u64,
+    /// ES, CS, SS, DS, FS, GS, and at 6 a flat segment without limit.
+    pub segments: [Segment; 8],
+    /// Whether CS is a 64-bit code segment and the processor is in IA-32e mode.
+    pub mode_64: bool,
+    /// Current privilege level.
+    pub cpl: u8,
+    /// Number of instructions left in the block; 0 ends it.
+    pub ops_left: u32,
+    /// Events must be looked at before the next block.
+    pub check_events: bool,
+    /// Interrupt shadow.
+    pub inhibit: Inhibit,
+    /// The shadow covers the instruction that runs now, and ends with it.
+    pub inhibit_expires: bool,
+    /// The single-step trap after the current instruction does not happen (it changed TF or was a
+    /// MOV SS).
+    pub trap_suppressed: bool,
+    /// Events are looked at after every instruction (monitor trap flag).
+    pub single_step: bool,
+    /// NMIs are blocked until IRET (SDM 6.7.1 Handling multiple NMIs).
+    pub nmi_blocked: bool,
+    /// An NMI was received and not yet delivered.
+    pub nmi_pending: bool,
+    /// An INIT was received while blocked.
+    pub init_pending: bool,
+    /// What the processor does.
+    pub activity: Activity,
+    /// Why the last instruction raised.
+    pub pending: Pending,
+    /// Translations.
+    pub tlb: Tlb,
+    /// RAM, for direct access.
+    pub ram: Ram,
+
+    /// Local descriptor table.
+    pub ldtr: Segment,
+    /// Task register.
+    pub tr: Segment,
+    /// Global descriptor table.
+    pub gdtr: DescriptorTable,
+    /// Interrupt descriptor table.
+    pub idtr: DescriptorTable,
+    /// CR0.
+    pub cr0: u64,
+    /// CR2.
+    pub cr2: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// IA32_EFER.
+    pub efer: u64,
+    /// Debug registers; 4 and 5 unused.
+    pub dr: [u64; 8],
+    /// PDPTEs of PAE paging, loaded with CR3 (SDM 4.4.1).
+    pub pdpte: [u64; 4],
+    /// SSE registers.
+    pub xmm: [u128; 16],
+    /// MXCSR.
+    pub mxcsr: u32,
+    /// x87 and MMX.
+    pub x87: X87,
+    /// Other model-specific registers.
+    pub msrs: Msrs,
+    /// State of the random-number instructions.
+    pub random: u64,
+
+    /// VMX operation.
+    pub vmx: Box<Vmx>,
+
+    /// Instructions retired since the machine was built.
+    pub instructions: u64,
+    /// Value of `instructions` at which the slice ends.
+    pub slice_end: u64,
+    /// What turns retired instructions into time.
+    pub clock: Clock,
+    /// What happened on this processor.
+    pub counters: Box<Counters>,
+    /// RAM frames whose decoded instructions are stale, for the block cache to drop.
+    pub stale_code: Vec<u64>,
+    /// Number of this processor, from 0; equal to its initial APIC ID.
+    pub index: usize,
+    /// The rest of the machine.
+    pub platform: Arc<Platform>,
+    /// What kind of processor this is.
+    pub model: Arc<CpuModel>,
+}
+
+impl Cpu {
+    /// A processor after power-up: the first is the bootstrap processor, the others wait for a
+    /// start-up IPI.
+    pub fn new(index: usize, platform: Arc<Platform>, model: Arc<CpuModel>, clock: Clock) -> Self {
+        let mut cpu = Self {
+            registers: [0; 32],
+            instruction_start: 0,
+            flags: Flags::default(),
+            system_flags: rflags::RESERVED_1,
+            segments: [Segment::unusable(0); 8],
+            mode_64: false,
+            cpl: 0,
+            ops_left: 0,
+            check_events: true,
+            inhibit: Inhibit::None,
+            inhibit_expires: false,
+            trap_suppressed: false,
+            single_step: false,
+            nmi_blocked: false,
+            nmi_pending: false,
+            init_pending: false,
+            activity: Activity::Active,
+            pending: Pending::Again,
+            tlb: Tlb::default(),
+            ram: platform.ram.clone(),
+            ldtr: Segment::unusable(0),
+            tr: Segment::unusable(0),
+            gdtr: DescriptorTable::default(),
+            idtr: DescriptorTable::default(),
+            cr0: 0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            dr: [0; 8],
+            pdpte: [0; 4],
+            xmm: [0; 16],
+            mxcsr: 0,
+            x87: X87::default(),
+            msrs: Msrs::default(),
+            random: 0,
+            vmx: Box::default(),
+            instructions: 0,
+            slice_end: 0,
+            clock,
+            counters: Box::default(),
+            stale_code: Vec::new(),
+            index,
+            platform,
+            model,
+        };
+        cpu.reset(Reset::PowerUp);
+        if index != 0 {
+            cpu.activity = Activity::WaitForStartUp;
+        }
+        cpu
+    }
+
+    /// Instruction pointer.
+    #[inline(always)]
+    pub fn rip(&self) -> u64 {
+        self.registers[super::op::RIP as usize]
+    }
+
+    /// Sets the instruction pointer.
+    #[inline(always)]
+    pub fn set_rip(&mut self, rip: u64) {
+        self.registers[super::op::RIP as usize] = rip;
+    }
+
+    /// RFLAGS, whole.
+    pub fn rflags(&self) -> u64 {
+        self.system_flags | self.flags.to_rflags()
+    }
+
+    /// Sets all of RFLAGS; reserved bits take their fixed values. TF, IF and RF may have changed, so
+    /// events are looked at next.
+    pub fn set_rflags(&mut self, value: u64) {
+        const DEFINED: u64 = rflags::TF
+            | rflags::IF
+            | rflags::DF
+            | rflags::IOPL
+            | rflags::NT
+            | rflags::RF
+            | rflags::VM
+            | rflags::AC
+            | rflags::VIF
+            | rflags::VIP
+            | rflags::ID;
+        self.flags = Flags::from_rflags(value);
+        self.system_flags = value & DEFINED | rflags::RESERVED_1;
+        self.look_at_events();
+    }
+
+    /// The virtual time in ticks of the time-stamp counter, before TSC_ADJUST.
+    pub fn now(&self) -> u64 {
+        self.clock.now(self.instructions)
+    }
+
+    /// Ends the block after the current instruction and looks at events before the next.
+    #[inline(always)]
+    pub fn look_at_events(&mut self) {
+        self.check_events = true;
+        self.ops_left = 0;
+    }
+
+    /// Whether protected mode is on.
+    #[inline(always)]
+    pub fn protected_mode(&self) -> bool {
+        self.cr0 & cr0::PE != 0
+    }
+
+    /// Whether the processor is in virtual-8086 mode.
+    #[inline(always)]
+    pub fn virtual_8086(&self) -> bool {
+        self.system_flags & rflags::VM != 0
+    }
+
+    /// Whether IA-32e mode is active.
+    #[inline(always)]
+    pub fn ia32e_mode(&self) -> bool {
+        self.efer & efer::LMA != 0
+    }
+
+    /// Default operand and address size of code: 16, 32 or 64 bits.
+    pub fn code_bits(&self) -> u32 {
+        if self.mode_64 {
+            64
+        } else if self.segments[register::CS as usize].has(rights::BIG) {
+            32
+        } else {
+            16
+        }
+    }
+
+    /// Recomputes what follows from CS, EFER, CR0 and RFLAGS.VM; call after any of them changed.
+    pub fn refresh_mode(&mut self) {
+        let cs = &self.segments[register::CS as usize];
+        self.mode_64 = self.ia32e_mode() && cs.has(rights::LONG);
+        self.cpl = if !self.protected_mode() {
+            0
+        } else if self.virtual_8086() {
+            3
+        } else {
+            self.segments[register::SS as usize].privilege()
+        };
+        self.look_at_events();
+    }
+
+    /// Brings the processor to the state after RESET or INIT (SDM 9.1.1 Processor state after
+    /// reset, table 9-1). INIT keeps time, MSRs other than EFER, the FPU, CR0.CD and CR0.NW.
+    pub fn reset(&mut self, kind: Reset) {
+        let data = Segment {
+            selector: 0,
+            base: 0,
+            limit: 0xffff,
+            rights: rights::PRESENT | rights::CODE_OR_DATA | rights::READ_WRITE | rights::ACCESSED,
+        };
+        self.registers = [0; 32];
+        self.registers[2] = u64::from(self.model.signature);
+        self.set_rip(0xfff0);
+        self.flags = Flags::from_rflags(0);
+        self.system_flags = rflags::RESERVED_1;
+        self.segments = [data; 8];
+        self.segments[register::CS as usize] = Segment {
+            selector: 0xf000,
+            base: 0xffff_0000,
+            rights: data.rights | rights::CODE,
+            ..data
+        };
+        self.segments[FLAT as usize].limit = u32::MAX;
+        self.segments[7].limit = u32::MAX;
+        self.ldtr = Segment {
+            rights: rights::PRESENT | 2,
+            ..data
+        };
+        self.tr = Segment {
+            rights: rights::PRESENT | 11,
+            ..data
+        };
+        self.gdtr = DescriptorTable {
+            base: 0,
+            limit: 0xffff,
+        };
+        self.idtr = self.gdtr;
+        let cache = match kind {
+            Reset::PowerUp => cr0::CD | cr0::NW,
+            Reset::Init => self.cr0 & (cr0::CD | cr0::NW),
+        };
+        self.cr0 = cr0::ET | cache;
+        self.cr2 = 0;
+        self.cr3 = 0;
+        self.cr4 = 0;
+        self.efer = 0;
+        self.dr = [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400];
+        self.inhibit = Inhibit::None;
+        self.nmi_blocked = false;
+        self.nmi_pending = false;
+        self.init_pending = false;
+        self.msrs.kernel_gs_base = match kind {
+            Reset::PowerUp => 0,
+            Reset::Init => self.msrs.kernel_gs_base,
+        };
+        if kind == Reset::PowerUp {
+            self.xmm = [0; 16];
+            self.mxcsr = 0x1f80;
+            self.x87 = X87::default();
+            self.msrs = Msrs {
+                pat: 0x0007_0406_0007_0406,
+                misc_enable: 1,
+                ..Msrs::default()
+            };
+        }
+        self.activity = Activity::Active;
+        self.tlb.flush_all();
+        self.refresh_mode();
+    }
+
+    /// Starts a processor that waits for a start-up IPI at `vector << 12` (SDM 8.4.3).
+    pub fn start_up(&mut self, vector: u8) {
+        self.segments[register::CS as usize].set_real_mode(u16::from(vector) << 8);
+        self.set_rip(0);
+        self.activity = Activity::Active;
+        self.refresh_mode();
+    }
+}
+
+/// The two ways to come to the reset state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// Power-up or RESET#.
+    PowerUp,
+    /// An INIT signal.
+    Init,
+}

@@ -1,0 +1,210 @@
+//! The translation cache: linear page to RAM frame.
+//!
+//! Direct-mapped, one array for supervisor and one for user accesses. A tag is the linear page
+//! address with the current *context* in its low 12 bits; invalidating everything that the
+//! processor may still use is taking a fresh context number.
+
+use crate::memory::Word;
+
+const ENTRIES: usize = 1024;
+/// Never equal to a page address with a context in its low bits, because context FFFH is not used.
+const INVALID: u64 = u64::MAX;
+const LAST_CONTEXT: u64 = 0xffe;
+
+/// What an access does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads data.
+    Read,
+    /// Writes data, or reads to write.
+    Write,
+    /// Fetches an instruction.
+    Execute,
+}
+
+/// On whose behalf an access is made (SDM 4.6.1 Determination of access rights).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privilege {
+    /// CPL below 3, or an implicit access to a system structure.
+    Supervisor,
+    /// CPL 3.
+    User,
+}
+
+/// One translation.
+#[derive(Clone, Copy)]
+struct Entry {
+    read: u64,
+    write: u64,
+    execute: u64,
+    /// RAM offset of the frame.
+    frame: u64,
+}
+
+/// The translation cache of one processor.
+pub struct Tlb {
+    entries: [Box<[Entry]>; 2],
+    context: u64,
+    last_context: u64,
+    /// Number of times that context numbers began anew.
+    epoch: u64,
+}
+
+/// A context of the cache, to come back to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    number: u64,
+    epoch: u64,
+}
+
+impl Default for Tlb {
+    fn default() -> Self {
+        let array = || {
+            vec![
+                Entry {
+                    read: INVALID,
+                    write: INVALID,
+                    execute: INVALID,
+                    frame: 0
+                };
+                ENTRIES
+            ]
+            .into_boxed_slice()
+        };
+        Self {
+            entries: [array(), array()],
+            context: 0,
+            last_context: 0,
+            epoch: 1,
+        }
+    }
+}
+
+impl Tlb {
+    /// The RAM offset of `T` at `linear`, if that access is cached and stays inside the page.
+    #[inline(always)]
+    pub fn lookup<T: Word>(
+        &self,
+        linear: u64,
+        access: Access,
+        privilege: Privilege,
+    ) -> Option<u64> {
+        let entry = &self.entries[privilege as usize][(linear >> 12) as usize % ENTRIES];
+        let tag = match access {
+            Access::Read => entry.read,
+            Access::Write => entry.write,
+            Access::Execute => entry.execute,
+        };
+        let offset = linear & 0xfff;
+        if tag == (linear & !0xfff | self.context) && offset <= 4096 - T::SIZE as u64 {
+            Some(entry.frame | offset)
+        } else {
+            None
+        }
+    }
+
+    /// Caches that `linear`'s page is the RAM frame at `frame` for the accesses in `permitted`.
+    pub fn insert(&mut self, linear: u64, frame: u64, permitted: Permitted, privilege: Privilege) {
+        let tag = linear & !0xfff | self.context;
+        let entry = &mut self.entries[privilege as usize][(linear >> 12) as usize % ENTRIES];
+        let keep = |old: u64| {
+            if entry.frame == frame && old == tag {
+                tag
+            } else {
+                INVALID
+            }
+        };
+        *entry = Entry {
+            read: if permitted.read {
+                tag
+            } else {
+                keep(entry.read)
+            },
+            write: if permitted.write {
+                tag
+            } else {
+                keep(entry.write)
+            },
+            execute: if permitted.execute {
+                tag
+            } else {
+                keep(entry.execute)
+            },
+            frame,
+        };
+    }
+
+    /// Drops the translations of one linear page, in the current context.
+    pub fn flush_page(&mut self, linear: u64) {
+        for array in &mut self.entries {
+            let entry = &mut array[(linear >> 12) as usize % ENTRIES];
+            entry.read = INVALID;
+            entry.write = INVALID;
+            entry.execute = INVALID;
+        }
+    }
+
+    /// Drops every translation of the current context.
+    pub fn flush(&mut self) {
+        if self.last_context == LAST_CONTEXT {
+            self.flush_all();
+        } else {
+            self.last_context += 1;
+            self.context = self.last_context;
+        }
+    }
+
+    /// Drops every translation of every context; contexts handed out before mean nothing any more.
+    pub fn flush_all(&mut self) {
+        for array in &mut self.entries {
+            for entry in array.iter_mut() {
+                entry.read = INVALID;
+                entry.write = INVALID;
+                entry.execute = INVALID;
+            }
+        }
+        self.last_context = 0;
+        self.context = 0;
+        self.epoch += 1;
+    }
+
+    /// Drops the right to write directly to the RAM frame at `frame`, or to any frame, because
+    /// decoded instructions are kept of it.
+    pub fn forbid_writes(&mut self, frame: u64) {
+        for array in &mut self.entries {
+            for entry in array.iter_mut() {
+                if entry.frame == frame {
+                    entry.write = INVALID;
+                }
+            }
+        }
+    }
+
+    /// The current context, to come back to with [`resume`](Self::resume).
+    pub fn context(&self) -> Context {
+        Context {
+            number: self.context,
+            epoch: self.epoch,
+        }
+    }
+
+    /// Makes `context` current if nothing has dropped it since; otherwise takes a fresh one.
+    pub fn resume(&mut self, context: Context) {
+        if context.epoch == self.epoch {
+            self.context = context.number;
+        } else {
+            self.flush();
+        }
+    }
+}
+
+/// The accesses that a cached translation serves.
+#[derive(Clone, Copy, Debug)]
+pub struct Permitted {
+    /// Reads.
+    pub read: bool,
+    /// Writes.
+    pub write: bool,
+    /// Instruction fetches.
+    pub execute: bool,
+}

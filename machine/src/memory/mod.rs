@@ -1,0 +1,14 @@
+//! The guest-physical address space.
+
+mod ram;
+mod word;
+
+pub use ram::{Ram, RamError};
+pub use word::Word;
+
+/// First address of the hole below 4 GiB that RAM leaves for devices.
+pub const HOLE_START: u64 = 0xc000_0000;
+/// First address above the hole.
+pub const HOLE_END: u64 = 0x1_0000_0000;
+/// Size of a frame in bytes.
+pub const FRAME_SIZE: u64 = 4096;

@@ -1,0 +1,237 @@
+//! Guest RAM: the one home of raw pointers to it.
+//!
+//! RAM is one host mapping; a *RAM offset* is a position in it. The rest of the machine keeps
+//! offsets, never pointers, and every access is checked against the size of the mapping.
+#![allow(
+    unsafe_code,
+    reason = "guest memory is shared with other processors' threads and cannot be a Rust reference"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+
+use memmap2::MmapRaw;
+
+use super::{HOLE_END, HOLE_START, Word};
+
+/// Why RAM could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// The size is no multiple of 4 KiB, or under 1 MiB.
+    #[error("{0} bytes of RAM: give at least 1 MiB, in multiples of 4 KiB")]
+    BadSize(u64),
+    /// The host refused the mapping.
+    #[error("the host has no room for {size} bytes of RAM: {source}")]
+    Refused {
+        /// Bytes that were asked for.
+        size: u64,
+        /// What the host said.
+        source: std::io::Error,
+    },
+}
+
+/// Guest RAM; clones share it.
+#[derive(Clone, Debug)]
+pub struct Ram {
+    base: *mut u8,
+    size: u64,
+    // Keeps `base` mapped for as long as any clone lives.
+    _mapping: Arc<MmapRaw>,
+}
+
+// SAFETY: `base` points into the mapping that `_mapping` keeps alive; every access through it is
+// volatile or atomic, as memory shared with other threads requires.
+unsafe impl Send for Ram {}
+// SAFETY: as for `Send`; no method hands out a reference to plain bytes.
+unsafe impl Sync for Ram {}
+
+/// An unaligned word, so that one volatile access moves it whole where the host can.
+#[repr(C, packed)]
+struct Unaligned<T>(T);
+
+impl Ram {
+    /// Maps `size` bytes of zeroed RAM; the host commits pages as they are touched.
+    pub fn new(size: u64) -> Result<Self, RamError> {
+        if size < 1 << 20 || !size.is_multiple_of(4096) || usize::try_from(size).is_err() {
+            return Err(RamError::BadSize(size));
+        }
+        let mapping = memmap2::MmapOptions::new()
+            .len(size as usize)
+            .no_reserve_swap()
+            .map_anon()
+            .map(MmapRaw::from)
+            .map_err(|source| RamError::Refused { size, source })?;
+        Ok(Self {
+            base: mapping.as_mut_ptr(),
+            size,
+            _mapping: Arc::new(mapping),
+        })
+    }
+
+    /// Size in bytes.
+    #[inline(always)]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes of RAM below the device hole.
+    pub fn low_size(&self) -> u64 {
+        self.size.min(HOLE_START)
+    }
+
+    /// The RAM offset of a physical address, if RAM is there.
+    #[inline(always)]
+    pub fn offset(&self, physical: u64) -> Option<u64> {
+        let offset = if physical < HOLE_START {
+            physical
+        } else if physical >= HOLE_END {
+            physical - (HOLE_END - HOLE_START)
+        } else {
+            return None;
+        };
+        (offset < self.size).then_some(offset)
+    }
+
+    #[inline(always)]
+    fn pointer<T>(&self, offset: u64) -> Option<*mut T> {
+        let end = offset.checked_add(size_of::<T>() as u64)?;
+        if end > self.size {
+            return None;
+        }
+        // SAFETY: `offset + size_of::<T>() <= size`, the length of the live mapping at `base`.
+        Some(unsafe { self.base.add(offset as usize) }.cast())
+    }
+
+    /// Reads a word at a RAM offset; reads beyond the end give 0.
+    #[inline(always)]
+    pub fn load<T: Word>(&self, offset: u64) -> T {
+        match self.pointer::<Unaligned<T>>(offset) {
+            // SAFETY: `pointer` checked the bounds; `Unaligned` has alignment 1 and every bit
+            // pattern is a valid word.
+            Some(pointer) => unsafe { pointer.read_volatile() }.0,
+            None => T::default(),
+        }
+    }
+
+    /// Writes a word at a RAM offset; writes beyond the end are dropped.
+    #[inline(always)]
+    pub fn store<T: Word>(&self, offset: u64, value: T) {
+        if let Some(pointer) = self.pointer::<Unaligned<T>>(offset) {
+            // SAFETY: as in `load`; the mapping is writable.
+            unsafe { pointer.write_volatile(Unaligned(value)) }
+        }
+    }
+
+    /// Copies RAM into `buffer`; bytes beyond the end of RAM are 0.
+    pub fn read_bytes(&self, offset: u64, buffer: &mut [u8]) {
+        for (i, byte) in buffer.iter_mut().enumerate() {
+            *byte = self.load(offset.wrapping_add(i as u64));
+        }
+    }
+
+    /// Copies `bytes` into RAM; bytes beyond the end of RAM are dropped.
+    pub fn write_bytes(&self, offset: u64, bytes: &[u8]) {
+        let mut position = offset;
+        let mut chunks = bytes.chunks_exact(8);
+        for chunk in &mut chunks {
+            let mut word = [0; 8];
+            word.copy_from_slice(chunk);
+            self.store(position, u64::from_le_bytes(word));
+            position = position.wrapping_add(8);
+        }
+        for byte in chunks.remainder() {
+            self.store(position, *byte);
+            position = position.wrapping_add(1);
+        }
+    }
+
+    /// Moves `length` bytes from one RAM offset to another as if by ascending byte moves of a
+    /// forward string instruction. Overlap in which the source is below the destination is left to
+    /// the caller, who must move it bytewise.
+    pub fn copy(&self, from: u64, to: u64, length: u64) {
+        if from.checked_add(length).is_none_or(|end| end > self.size)
+            || to.checked_add(length).is_none_or(|end| end > self.size)
+        {
+            return;
+        }
+        // SAFETY: both ranges lie in the live mapping; `copy` allows overlap. Another processor
+        // that races on these bytes may see them torn, as on hardware.
+        unsafe {
+            std::ptr::copy(
+                self.base.add(from as usize),
+                self.base.add(to as usize),
+                length as usize,
+            );
+        }
+    }
+
+    /// Sets `length` bytes to `value`.
+    pub fn fill(&self, to: u64, length: u64, value: u8) {
+        if to.checked_add(length).is_none_or(|end| end > self.size) {
+            return;
+        }
+        // SAFETY: the range lies in the live mapping; every byte pattern is valid.
+        unsafe { std::ptr::write_bytes(self.base.add(to as usize), value, length as usize) }
+    }
+}
+
+macro_rules! atomic {
+    ($($name:ident: $atomic:ty;)*) => {
+        impl Ram {
+            $(
+                /// The word at a RAM offset as an atomic, if it is naturally aligned and inside RAM.
+                #[inline]
+                pub fn $name(&self, offset: u64) -> Option<&$atomic> {
+                    if !offset.is_multiple_of(size_of::<$atomic>() as u64) {
+                        return None;
+                    }
+                    let pointer = self.pointer::<$atomic>(offset)?;
+                    // SAFETY: in bounds and aligned (the mapping starts on a page); the mapping
+                    // outlives the borrow of `self`; all other accesses are volatile or atomic.
+                    Some(unsafe { &*pointer })
+                }
+            )*
+        }
+    };
+}
+
+atomic! {
+    atomic_u8: AtomicU8;
+    atomic_u16: AtomicU16;
+    atomic_u32: AtomicU32;
+    atomic_u64: AtomicU64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_little_endian_and_unaligned() {
+        let ram = Ram::new(1 << 20).unwrap();
+        ram.store(3, 0x1122_3344_5566_7788_u64);
+        assert_eq!(ram.load::<u8>(3), 0x88);
+        assert_eq!(ram.load::<u32>(5), 0x3344_5566);
+    }
+
+    #[test]
+    fn nothing_is_reached_beyond_the_end() {
+        let ram = Ram::new(1 << 20).unwrap();
+        for offset in [(1 << 20) - 7, 1 << 20, u64::MAX] {
+            ram.store(offset, u64::MAX);
+            assert_eq!(ram.load::<u64>(offset), 0);
+        }
+        assert!(ram.atomic_u64((1 << 20) - 4).is_none());
+        assert!(ram.atomic_u64(4).is_none());
+    }
+
+    #[test]
+    fn the_hole_below_4_gib_is_no_ram() {
+        let ram = Ram::new(HOLE_START + (1 << 20)).unwrap();
+        assert_eq!(ram.offset(HOLE_START - 1), Some(HOLE_START - 1));
+        assert_eq!(ram.offset(HOLE_START), None);
+        assert_eq!(ram.offset(HOLE_END - 1), None);
+        assert_eq!(ram.offset(HOLE_END), Some(HOLE_START));
+        assert_eq!(ram.offset(HOLE_END + (1 << 20)), None);
+    }
+}

@@ -1,0 +1,77 @@
+//! A processor in 64-bit mode with identity-mapped memory, for tests that run a few instructions.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::sync::Arc;
+
+use arch::control_register::{cr0, cr4, efer};
+use machine::cpu::segment::{Segment, register, rights};
+use machine::cpu::{Cpu, CpuModel, Processor, Stop};
+use machine::memory::Ram;
+use machine::platform::Platform;
+use machine::schedule::Clock;
+
+/// Where [`long_mode`] puts the code.
+pub const CODE: u64 = 0x10_0000;
+/// Top of the stack.
+pub const STACK: u64 = 0x20_0000;
+/// Where tests keep data.
+pub const DATA: u64 = 0x30_0000;
+/// The page tables: PML4, PDPT, then four page directories.
+const TABLES: u64 = 0x1000;
+
+/// A processor at CPL 0 in 64-bit mode, 8 MiB of RAM, the first 4 GiB identity-mapped by writable
+/// user pages of 2 MiB, about to execute `code`.
+pub fn long_mode(code: &[u8]) -> Processor {
+    let ram = Ram::new(8 << 20).expect("RAM");
+    ram.store(TABLES, TABLES + 0x1000 | 7);
+    for i in 0..4 {
+        ram.store(TABLES + 0x1000 + i * 8, TABLES + 0x2000 + i * 0x1000 | 7);
+    }
+    for i in 0..2048 {
+        ram.store(TABLES + 0x2000 + i * 8, i << 21 | 0x87);
+    }
+    ram.write_bytes(CODE, code);
+    let platform = Arc::new(Platform::new(ram, 1));
+    let clock = Clock::Deterministic {
+        start: 0,
+        instructions: 0,
+        share: 1,
+    };
+    let mut cpu = Cpu::new(0, platform, Arc::new(CpuModel::default()), clock);
+    cpu.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::MP | cr0::WP;
+    cpu.cr3 = TABLES;
+    cpu.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT;
+    cpu.efer = efer::LME | efer::LMA | efer::NXE | efer::SCE;
+    let data = Segment {
+        selector: 0x10,
+        base: 0,
+        limit: u32::MAX,
+        rights: rights::PRESENT
+            | rights::CODE_OR_DATA
+            | rights::READ_WRITE
+            | rights::ACCESSED
+            | rights::BIG
+            | rights::GRANULAR,
+    };
+    for number in [register::ES, register::SS, register::DS, register::FS, register::GS] {
+        cpu.segments[number as usize] = data;
+    }
+    cpu.segments[register::CS as usize] = Segment {
+        selector: 8,
+        rights: data.rights & !rights::BIG | rights::CODE | rights::LONG,
+        ..data
+    };
+    cpu.set_rip(CODE);
+    cpu.registers[4] = STACK;
+    cpu.refresh_mode();
+    Processor::new(cpu)
+}
+
+/// Runs `count` instructions, or fewer if the processor stops before.
+pub fn step(processor: &mut Processor, count: u64) -> Stop {
+    processor.cpu.single_step = true;
+    processor.cpu.slice_end = processor.cpu.instructions + count;
+    let stop = processor.run();
+    processor.cpu.single_step = false;
+    stop
+}
