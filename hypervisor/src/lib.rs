@@ -3,4 +3,6 @@
 
 extern crate alloc;
 
+pub mod interrupts;
+pub mod scheduler;
 pub mod vm;

@@ -1,0 +1,12 @@
+//! Interrupts of virtual CPUs: how one reaches its vCPU whatever that vCPU is doing, the virtual
+//! APIC, IPI virtualization, and IPIs in software.
+//!
+//! Who may touch what: the processor that runs a vCPU owns its [`virtual_apic`]; everyone else only
+//! touches the vCPU's [`vcpu_port::VcpuPort`] and the wakeup lists, which are atomics.
+
+pub mod blocking;
+pub mod ipi_virtualization;
+pub mod physical_interrupts;
+pub mod posting;
+pub mod vcpu_port;
+pub mod wakeup_list;
