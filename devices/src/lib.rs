@@ -13,6 +13,7 @@ pub mod acpi_power;
 pub mod debug_port;
 pub mod interrupt_message;
 pub mod io_apic;
+pub mod pc;
 pub mod pic;
 pub mod pit;
 pub mod reset_control;

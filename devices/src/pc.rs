@@ -1,0 +1,260 @@
+//! The devices of a PC wired together: who claims which port, and which interrupt line goes where.
+//!
+//! Used twice: as the machine's platform, and as what the hypervisor shows to a guest.
+
+use crate::acpi_power::{self, AcpiPower, PowerEffect, TimerWidth};
+use crate::debug_port::{DebugEffect, DebugPort, PhaseMark};
+use crate::interrupt_message::{InterruptMessage, InterruptMessages};
+use crate::io_apic::{IoApic, Version};
+use crate::pic::PicPair;
+use crate::pit::Pit;
+use crate::reset_control::{self, ResetControl, ResetEffect};
+use crate::uart::Uart;
+use crate::{Line, io_apic};
+
+/// First port of the first serial port.
+pub const SERIAL_1: u16 = 0x3f8;
+/// First port of the ACPI power-management block.
+pub const POWER_MANAGEMENT: u16 = 0x600;
+/// The interrupt request of the system control interrupt.
+pub const SCI_IRQ: u8 = 9;
+
+const PIT_IRQ: u8 = 0;
+const SERIAL_1_IRQ: u8 = 4;
+/// IRQ 0 reaches the I/O APIC at pin 2, because the 8259's output takes pin 0.
+const PIT_PIN: usize = 2;
+
+/// What an access, or the passing of time, asks the platform to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Deliver an interrupt message to the local APICs.
+    Message(InterruptMessage),
+    /// The 8259's INTR line changed; it goes to LINT0.
+    ExternalInterrupt(Line),
+    /// The first serial port transmitted a byte.
+    Console(u8),
+    /// Switch off.
+    PowerOff,
+    /// Reset.
+    Reset(ResetEffect),
+    /// End the run with this status (port F4H).
+    Exit(u32),
+    /// A phase begins or ends (port F5H).
+    Mark(PhaseMark),
+}
+
+/// The devices.
+#[derive(Clone, Debug)]
+pub struct Pc {
+    io_apic: IoApic,
+    pic: PicPair,
+    pit: Pit,
+    serial: Uart,
+    power: AcpiPower,
+    reset: ResetControl,
+    debug: DebugPort,
+    external_interrupt: Line,
+}
+
+impl Default for Pc {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pc {
+    /// The devices after power-on.
+    pub fn new() -> Self {
+        Self {
+            io_apic: IoApic::new(0, Version::V20),
+            pic: PicPair::new(),
+            pit: Pit::new(),
+            serial: Uart::new(),
+            power: AcpiPower::new(TimerWidth::Bits32),
+            reset: ResetControl::new(),
+            debug: DebugPort::new(),
+            external_interrupt: Line::Deasserted,
+        }
+    }
+
+    /// Reads `size` (1, 2 or 4) bytes at a port at time `now` in nanoseconds; where nothing answers
+    /// the bus reads as ones.
+    pub fn port_read(
+        &mut self,
+        port: u16,
+        size: u8,
+        now: u64,
+        effect: &mut impl FnMut(Effect),
+    ) -> u32 {
+        if let Some(offset) = power_offset(port) {
+            return self.power.read(offset, size, now);
+        }
+        // Byte devices on a wider access answer byte by byte, as the bus splits it.
+        let mut value = 0;
+        for index in 0..u16::from(size.min(4)) {
+            let byte = self.byte_read(port.wrapping_add(index), now);
+            value |= u32::from(byte) << (8 * index);
+        }
+        self.update_lines(now, effect);
+        value
+    }
+
+    fn byte_read(&mut self, port: u16, now: u64) -> u8 {
+        if PicPair::claims(port) {
+            self.pic.read(port)
+        } else if Pit::claims(port) {
+            self.pit.read(port, now)
+        } else if let Some(offset) = serial_offset(port) {
+            self.serial.read(offset)
+        } else if port == reset_control::PORT {
+            self.reset.read()
+        } else if DebugPort::claims(port) {
+            self.debug.read(port)
+        } else {
+            0xff
+        }
+    }
+
+    /// Writes `size` (1, 2 or 4) bytes to a port.
+    pub fn port_write(
+        &mut self,
+        port: u16,
+        size: u8,
+        value: u32,
+        now: u64,
+        effect: &mut impl FnMut(Effect),
+    ) {
+        if let Some(offset) = power_offset(port) {
+            match self.power.write(offset, size, value, now) {
+                PowerEffect::PowerOff => effect(Effect::PowerOff),
+                PowerEffect::None | PowerEffect::Sleep(_) => {}
+            }
+        } else if DebugPort::claims(port) {
+            match self.debug.write(port, value) {
+                DebugEffect::Exit(status) => effect(Effect::Exit(status)),
+                DebugEffect::Mark(mark) => effect(Effect::Mark(mark)),
+                DebugEffect::None | DebugEffect::PostCode(_) => {}
+            }
+        } else {
+            for index in 0..u16::from(size.min(4)) {
+                let byte = (value >> (8 * index)) as u8;
+                self.byte_write(port.wrapping_add(index), byte, now, effect);
+            }
+        }
+        self.update_lines(now, effect);
+    }
+
+    fn byte_write(&mut self, port: u16, value: u8, now: u64, effect: &mut impl FnMut(Effect)) {
+        if PicPair::claims(port) {
+            self.pic.write(port, value);
+        } else if Pit::claims(port) {
+            self.pit.write(port, value, now);
+        } else if let Some(offset) = serial_offset(port) {
+            if let Some(byte) = self.serial.write(offset, value) {
+                effect(Effect::Console(byte));
+            }
+        } else if port == reset_control::PORT {
+            match self.reset.write(value) {
+                ResetEffect::None => {}
+                reset @ (ResetEffect::Soft | ResetEffect::Hard) => effect(Effect::Reset(reset)),
+            }
+        }
+    }
+
+    /// Reads the I/O APIC's window at `offset`.
+    pub fn io_apic_read(&self, offset: u64) -> u32 {
+        self.io_apic.read(offset)
+    }
+
+    /// Writes the I/O APIC's window at `offset`.
+    pub fn io_apic_write(&mut self, offset: u64, value: u32, effect: &mut impl FnMut(Effect)) {
+        send(self.io_apic.write(offset, value), effect);
+    }
+
+    /// A local APIC broadcast the end of a level-triggered interrupt.
+    pub fn end_of_interrupt(&mut self, vector: u8, effect: &mut impl FnMut(Effect)) {
+        send(self.io_apic.end_of_interrupt(vector), effect);
+    }
+
+    /// A processor acknowledges the 8259: gives the vector.
+    pub fn acknowledge_external_interrupt(&mut self, effect: &mut impl FnMut(Effect)) -> u8 {
+        let vector = self.pic.acknowledge();
+        self.update_external_interrupt(effect);
+        vector
+    }
+
+    /// A byte arrives at the first serial port.
+    pub fn receive(&mut self, byte: u8, now: u64, effect: &mut impl FnMut(Effect)) {
+        self.serial.receive(byte);
+        self.update_lines(now, effect);
+    }
+
+    /// How many bytes the first serial port can take.
+    pub fn receive_capacity(&self) -> usize {
+        self.serial.receive_capacity()
+    }
+
+    /// Runs the devices to time `now`.
+    pub fn advance(&mut self, now: u64, effect: &mut impl FnMut(Effect)) {
+        self.update_lines(now, effect);
+    }
+
+    /// When a device does something by itself next, after `now`.
+    pub fn next_event(&self, now: u64) -> Option<u64> {
+        [self.pit.next_event(now), self.power.next_event(now)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn update_lines(&mut self, now: u64, effect: &mut impl FnMut(Effect)) {
+        let timer = self.pit.advance(now);
+        if timer.rising_edges != 0 {
+            // Edges that nobody looked at in between merge, as they do in an edge-triggered request.
+            for line in [Line::Deasserted, Line::Asserted] {
+                self.pic.set_irq(PIT_IRQ, line);
+                send(self.io_apic.set_pin(PIT_PIN, line), effect);
+            }
+        }
+        let power = self.power.interrupt_line(now);
+        for (irq, line) in [
+            (SERIAL_1_IRQ, self.serial.interrupt_line()),
+            (SCI_IRQ, power),
+        ] {
+            self.pic.set_irq(irq, line);
+            send(self.io_apic.set_pin(usize::from(irq), line), effect);
+        }
+        self.update_external_interrupt(effect);
+    }
+
+    fn update_external_interrupt(&mut self, effect: &mut impl FnMut(Effect)) {
+        let line = self.pic.interrupt_line();
+        if line != self.external_interrupt {
+            self.external_interrupt = line;
+            effect(Effect::ExternalInterrupt(line));
+        }
+    }
+}
+
+/// The offset in the I/O APIC's window, if a physical address lies there.
+pub const fn io_apic_offset(physical: u64) -> Option<u64> {
+    match physical.checked_sub(io_apic::DEFAULT_ADDRESS) {
+        Some(offset) if offset < io_apic::WINDOW_SIZE => Some(offset),
+        _ => None,
+    }
+}
+
+fn serial_offset(port: u16) -> Option<u16> {
+    port.checked_sub(SERIAL_1).filter(|offset| *offset < 8)
+}
+
+fn power_offset(port: u16) -> Option<u16> {
+    port.checked_sub(POWER_MANAGEMENT)
+        .filter(|offset| *offset < acpi_power::PORTS)
+}
+
+fn send(messages: InterruptMessages, effect: &mut impl FnMut(Effect)) {
+    for message in messages {
+        effect(Effect::Message(message));
+    }
+}
