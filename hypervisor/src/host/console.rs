@@ -1,0 +1,96 @@
+//! The serial console on COM1. One `say!` is one lock, so lines of several processors never mix.
+
+use super::instructions::{in_8, out_8};
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+const COM1: u16 = 0x3f8;
+const LINE_STATUS: u16 = COM1 + 5;
+const TRANSMITTER_HOLDING_EMPTY: u8 = 1 << 5;
+const TRANSMITTER_EMPTY: u8 = 1 << 6;
+
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+/// Programs COM1 for 115200 8N1 with FIFOs, interrupts off.
+pub fn initialize() {
+    for (register, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 0xc7), (4, 3)] {
+        out_8(COM1 + register, value);
+    }
+}
+
+/// Waits until the last byte has left the transmitter.
+pub fn drain() {
+    for _ in 0..1_000_000u32 {
+        if in_8(LINE_STATUS) & TRANSMITTER_EMPTY != 0 {
+            return;
+        }
+    }
+}
+
+fn put(byte: u8) {
+    // A missing UART reads FFH, a stuck one must not hang the hypervisor.
+    for _ in 0..1_000_000u32 {
+        if in_8(LINE_STATUS) & TRANSMITTER_HOLDING_EMPTY != 0 {
+            break;
+        }
+    }
+    out_8(COM1, byte);
+}
+
+struct Com1;
+
+impl Write for Com1 {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                put(b'\r');
+            }
+            put(byte);
+        }
+        Ok(())
+    }
+}
+
+fn lock() {
+    while BUSY
+        .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
+        .is_err()
+    {
+        core::hint::spin_loop();
+    }
+}
+
+/// Prints `arguments`; what [`say!`](crate::say) calls.
+pub fn print(arguments: fmt::Arguments) {
+    lock();
+    // Com1 never fails.
+    let _ = Com1.write_fmt(arguments);
+    BUSY.store(false, Ordering::Release);
+}
+
+/// Runs `body` with the console to itself, for reports of many lines.
+pub fn with_writer(body: impl FnOnce(&mut dyn Write)) {
+    lock();
+    body(&mut Com1);
+    BUSY.store(false, Ordering::Release);
+}
+
+/// Writes one byte as it is: what a guest sends to its own serial port.
+pub fn put_guest_bytes(bytes: &[u8]) {
+    lock();
+    bytes.iter().for_each(|byte| put(*byte));
+    BUSY.store(false, Ordering::Release);
+}
+
+/// Takes the console from whoever holds it: only before stopping for good.
+pub fn force_unlock() {
+    BUSY.store(false, Ordering::Release);
+}
+
+/// Prints one line on the console.
+#[macro_export]
+macro_rules! say {
+    ($($argument:tt)*) => {
+        $crate::host::console::print(format_args!("{}\n", format_args!($($argument)*)))
+    };
+}

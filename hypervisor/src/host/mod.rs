@@ -1,0 +1,14 @@
+//! The machine the hypervisor runs on: console, memory, processors, time.
+
+pub mod acpi;
+pub mod boot_information;
+pub mod console;
+pub mod descriptor_tables;
+pub mod frame_allocator;
+pub mod instructions;
+pub mod interrupt;
+pub mod local_apic;
+pub mod paging;
+pub mod processor;
+pub mod shutdown;
+pub mod time;
