@@ -84,7 +84,7 @@ impl Pc {
         port: u16,
         size: u8,
         now: u64,
-        effect: &mut impl FnMut(Effect),
+        effect: &mut dyn FnMut(Effect),
     ) -> u32 {
         if let Some(offset) = power_offset(port) {
             return self.power.read(offset, size, now);
@@ -122,7 +122,7 @@ impl Pc {
         size: u8,
         value: u32,
         now: u64,
-        effect: &mut impl FnMut(Effect),
+        effect: &mut dyn FnMut(Effect),
     ) {
         if let Some(offset) = power_offset(port) {
             match self.power.write(offset, size, value, now) {
@@ -144,7 +144,7 @@ impl Pc {
         self.update_lines(now, effect);
     }
 
-    fn byte_write(&mut self, port: u16, value: u8, now: u64, effect: &mut impl FnMut(Effect)) {
+    fn byte_write(&mut self, port: u16, value: u8, now: u64, effect: &mut dyn FnMut(Effect)) {
         if PicPair::claims(port) {
             self.pic.write(port, value);
         } else if Pit::claims(port) {
@@ -167,24 +167,24 @@ impl Pc {
     }
 
     /// Writes the I/O APIC's window at `offset`.
-    pub fn io_apic_write(&mut self, offset: u64, value: u32, effect: &mut impl FnMut(Effect)) {
+    pub fn io_apic_write(&mut self, offset: u64, value: u32, effect: &mut dyn FnMut(Effect)) {
         send(self.io_apic.write(offset, value), effect);
     }
 
     /// A local APIC broadcast the end of a level-triggered interrupt.
-    pub fn end_of_interrupt(&mut self, vector: u8, effect: &mut impl FnMut(Effect)) {
+    pub fn end_of_interrupt(&mut self, vector: u8, effect: &mut dyn FnMut(Effect)) {
         send(self.io_apic.end_of_interrupt(vector), effect);
     }
 
     /// A processor acknowledges the 8259: gives the vector.
-    pub fn acknowledge_external_interrupt(&mut self, effect: &mut impl FnMut(Effect)) -> u8 {
+    pub fn acknowledge_external_interrupt(&mut self, effect: &mut dyn FnMut(Effect)) -> u8 {
         let vector = self.pic.acknowledge();
         self.update_external_interrupt(effect);
         vector
     }
 
     /// A byte arrives at the first serial port.
-    pub fn receive(&mut self, byte: u8, now: u64, effect: &mut impl FnMut(Effect)) {
+    pub fn receive(&mut self, byte: u8, now: u64, effect: &mut dyn FnMut(Effect)) {
         self.serial.receive(byte);
         self.update_lines(now, effect);
     }
@@ -195,7 +195,7 @@ impl Pc {
     }
 
     /// Runs the devices to time `now`.
-    pub fn advance(&mut self, now: u64, effect: &mut impl FnMut(Effect)) {
+    pub fn advance(&mut self, now: u64, effect: &mut dyn FnMut(Effect)) {
         self.update_lines(now, effect);
     }
 
@@ -207,7 +207,7 @@ impl Pc {
             .min()
     }
 
-    fn update_lines(&mut self, now: u64, effect: &mut impl FnMut(Effect)) {
+    fn update_lines(&mut self, now: u64, effect: &mut dyn FnMut(Effect)) {
         let timer = self.pit.advance(now);
         if timer.rising_edges != 0 {
             // Edges that nobody looked at in between merge, as they do in an edge-triggered request.
@@ -227,7 +227,7 @@ impl Pc {
         self.update_external_interrupt(effect);
     }
 
-    fn update_external_interrupt(&mut self, effect: &mut impl FnMut(Effect)) {
+    fn update_external_interrupt(&mut self, effect: &mut dyn FnMut(Effect)) {
         let line = self.pic.interrupt_line();
         if line != self.external_interrupt {
             self.external_interrupt = line;
@@ -253,7 +253,7 @@ fn power_offset(port: u16) -> Option<u16> {
         .filter(|offset| *offset < acpi_power::PORTS)
 }
 
-fn send(messages: InterruptMessages, effect: &mut impl FnMut(Effect)) {
+fn send(messages: InterruptMessages, effect: &mut dyn FnMut(Effect)) {
     for message in messages {
         effect(Effect::Message(message));
     }

@@ -1,7 +1,5 @@
 //! What is looked at between instructions (SDM 6.9 Priority among concurrent events).
 
-use std::sync::atomic::Ordering;
-
 use super::{Activity, Cpu, Stop};
 use crate::platform::Notice;
 
@@ -19,7 +17,7 @@ impl Cpu {
     /// leave the loop, if there is one.
     pub fn process_events(&mut self) -> Option<Stop> {
         self.check_events = false;
-        if self.platform.stopped.load(Ordering::Relaxed) {
+        if self.platform.stopped() {
             return Some(Stop::MachineStopped);
         }
         if self.attention() {
@@ -41,6 +39,10 @@ impl Cpu {
             match notice {
                 Notice::StaleCode(frame) => self.stale_code.push(frame),
                 Notice::KeptCode(frame) => self.tlb.forbid_writes(frame),
+                Notice::Mark(number) => {
+                    let snapshot = self.snapshot();
+                    platform.fill_mark(number, self.index, snapshot);
+                }
             }
         }
         self.nmi_pending |= taken.non_maskable;

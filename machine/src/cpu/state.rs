@@ -13,7 +13,13 @@ use super::{
     tlb::Tlb,
     x87::X87,
 };
-use crate::{memory::Ram, platform::Platform, schedule::Clock, trace::Counters, vtx::Vmx};
+use crate::{
+    memory::Ram,
+    platform::Platform,
+    schedule::Clock,
+    trace::{Counters, Event, Snapshot, Trace},
+    vtx::Vmx,
+};
 
 /// What a processor does between instructions (SDM 24.4.2 Guest non-register state).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +179,8 @@ pub struct Cpu {
     pub clock: Clock,
     /// What happened on this processor.
     pub counters: Box<Counters>,
+    /// The trace of this processor.
+    pub trace: Trace,
     /// RAM frames whose decoded instructions are stale, for the block cache to drop.
     pub stale_code: Vec<u64>,
     /// Number of this processor, from 0; equal to its initial APIC ID.
@@ -229,6 +237,7 @@ impl Cpu {
             slice_end: 0,
             clock,
             counters: Box::default(),
+            trace: Trace::default(),
             stale_code: Vec::new(),
             index,
             platform,
@@ -280,6 +289,22 @@ impl Cpu {
     /// The virtual time in ticks of the time-stamp counter, before TSC_ADJUST.
     pub fn now(&self) -> u64 {
         self.clock.now(self.instructions)
+    }
+
+    /// The counters as they stand.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            counters: (*self.counters).clone(),
+            instructions: self.instructions,
+            time: self.now(),
+        }
+    }
+
+    /// Adds an event to the trace.
+    #[inline]
+    pub fn trace(&mut self, event: Event) {
+        let now = self.now();
+        self.trace.add(now, event);
     }
 
     /// Ends the block after the current instruction and looks at events before the next.

@@ -1,23 +1,35 @@
 //! Everything that the processors of a machine share.
 
+mod bus;
 mod code_map;
+mod interrupts;
+mod outcome;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use apic::mailbox::InterruptMailbox;
+use apic::routing::Identity;
+use devices::debug_port::PhaseMark;
+use devices::pc::Pc;
 
 pub use code_map::CodeMap;
+pub use interrupts::Sent;
+pub use outcome::Outcome;
 
-use crate::{memory::Ram, trace::Unimplemented};
+use crate::memory::Ram;
+use crate::trace::{Snapshot, Unimplemented};
 
-/// What one processor must tell the others about RAM frames with instructions in them.
+/// What one processor must tell the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// The frame was written: decoded instructions of it are stale.
+    /// The RAM frame was written: decoded instructions of it are stale.
     StaleCode(u64),
-    /// Decoded instructions of the frame are kept from now on: direct writes must end.
+    /// Decoded instructions of the RAM frame are kept from now on: direct writes must end.
     KeptCode(u64),
+    /// A phase mark was made: put your counters into it.
+    Mark(usize),
 }
 
 /// What others may put before a processor.
@@ -25,15 +37,27 @@ pub enum Notice {
 pub struct Inbox {
     /// Interrupts.
     pub mailbox: InterruptMailbox,
-    /// Notices about code.
+    /// Notices.
     pub notices: Mutex<Vec<Notice>>,
+    /// A processor's thread waits here when it idles under the parallel schedule.
+    pub wake: Condvar,
+    /// Guards `wake`; holds nothing.
+    pub sleeping: Mutex<()>,
 }
 
-/// Reports kept at most.
-const MOST_REPORTS: usize = 64;
+/// A phase mark with the counters of every processor when it was made.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// What was marked.
+    pub mark: PhaseMark,
+    /// The counters, by processor; `None` until that processor gave them.
+    pub snapshots: Vec<Option<Snapshot>>,
+}
+
+/// Reports and marks kept at most; software can make as many as it likes.
+const MOST_KEPT: usize = 1024;
 
 /// The shared part of the machine.
-#[derive(Debug)]
 pub struct Platform {
     /// RAM.
     pub ram: Ram,
@@ -41,20 +65,51 @@ pub struct Platform {
     pub code_map: CodeMap,
     /// One inbox a processor.
     pub inboxes: Box<[Inbox]>,
-    /// Somebody ended the run.
-    pub stopped: AtomicBool,
+    pc: Mutex<Pc>,
+    /// When a device does something by itself next, in nanoseconds; `u64::MAX` for never.
+    pub next_device_event: AtomicU64,
+    identities: Mutex<Vec<Identity>>,
+    console: Mutex<Box<dyn Write + Send>>,
+    outcome: Mutex<Option<Outcome>>,
+    stopped: AtomicBool,
+    marks: Mutex<Vec<Mark>>,
     unimplemented: Mutex<Vec<Unimplemented>>,
 }
 
 impl Platform {
-    /// A platform with `processors` processors.
-    pub fn new(ram: Ram, processors: usize) -> Self {
+    /// A platform whose processors have the given identities; serial output goes to `console`.
+    pub fn new(
+        ram: Ram,
+        identities: Vec<Identity>,
+        pc: Pc,
+        console: Box<dyn Write + Send>,
+    ) -> Self {
         Self {
             code_map: CodeMap::new(ram.size()),
             ram,
-            inboxes: (0..processors).map(|_| Inbox::default()).collect(),
+            inboxes: identities.iter().map(|_| Inbox::default()).collect(),
+            pc: Mutex::new(pc),
+            next_device_event: AtomicU64::new(0),
+            identities: Mutex::new(identities),
+            console: Mutex::new(console),
+            outcome: Mutex::default(),
             stopped: AtomicBool::new(false),
+            marks: Mutex::default(),
             unimplemented: Mutex::default(),
+        }
+    }
+
+    /// Number of processors.
+    pub fn processors(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    /// Makes processor `index` look at its inbox, and wakes its thread if it sleeps.
+    pub fn wake(&self, index: usize) {
+        if let Some(inbox) = self.inboxes.get(index) {
+            inbox.mailbox.raise_attention();
+            drop(lock(&inbox.sleeping));
+            inbox.wake.notify_one();
         }
     }
 
@@ -63,7 +118,7 @@ impl Platform {
         for (index, inbox) in self.inboxes.iter().enumerate() {
             if index != from {
                 lock(&inbox.notices).push(notice);
-                inbox.mailbox.raise_attention();
+                self.wake(index);
             }
         }
     }
@@ -76,12 +131,23 @@ impl Platform {
         }
     }
 
-    /// Ends the run: every processor stops before its next block.
-    pub fn stop(&self) {
+    /// Whether the run was ended.
+    pub fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Ends the run: every processor stops before its next block. The first outcome counts.
+    pub fn stop(&self, outcome: Outcome) {
+        lock(&self.outcome).get_or_insert(outcome);
         self.stopped.store(true, Ordering::Relaxed);
-        for inbox in &self.inboxes {
-            inbox.mailbox.raise_attention();
+        for index in 0..self.processors() {
+            self.wake(index);
         }
+    }
+
+    /// How the run ended, if it did.
+    pub fn outcome(&self) -> Option<Outcome> {
+        *lock(&self.outcome)
     }
 
     /// Keeps a report of an instruction that the machine does not execute, once per place.
@@ -89,7 +155,7 @@ impl Platform {
         let mut reports = lock(&self.unimplemented);
         let known =
             |other: &Unimplemented| other.bytes == report.bytes && other.address == report.address;
-        if reports.len() < MOST_REPORTS && !reports.iter().any(known) {
+        if reports.len() < MOST_KEPT && !reports.iter().any(known) {
             reports.push(report);
         }
     }
@@ -98,11 +164,39 @@ impl Platform {
     pub fn unimplemented(&self) -> Vec<Unimplemented> {
         lock(&self.unimplemented).clone()
     }
+
+    /// The marks so far.
+    pub fn marks(&self) -> Vec<Mark> {
+        lock(&self.marks).clone()
+    }
+
+    /// Puts the counters of processor `index` into a mark.
+    pub fn fill_mark(&self, mark: usize, index: usize, snapshot: Snapshot) {
+        if let Some(mark) = lock(&self.marks).get_mut(mark)
+            && let Some(place) = mark.snapshots.get_mut(index)
+        {
+            place.get_or_insert(snapshot);
+        }
+    }
+
+    fn make_mark(&self, from: usize, mark: PhaseMark) -> Option<usize> {
+        let number = {
+            let mut marks = lock(&self.marks);
+            if marks.len() >= MOST_KEPT {
+                return None;
+            }
+            marks.push(Mark {
+                mark,
+                snapshots: vec![None; self.processors()],
+            });
+            marks.len() - 1
+        };
+        self.tell_others(from, Notice::Mark(number));
+        Some(number)
+    }
 }
 
 /// Locks a mutex whether or not another thread panicked: the data are plain and stay consistent.
-pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,4 +2,4 @@
 
 mod clock;
 
-pub use clock::Clock;
+pub use clock::{Clock, Share};

@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
+use apic::apic_base::ApicMode;
+use apic::routing::Identity;
 use arch::control_register::{cr0, cr4, efer};
+use devices::pc::Pc;
 use machine::cpu::segment::{Segment, register, rights};
 use machine::cpu::{Cpu, CpuModel, Processor, Stop};
 use machine::memory::Ram;
 use machine::platform::Platform;
-use machine::schedule::Clock;
+use machine::schedule::{Clock, Share};
 
 /// Where [`long_mode`] puts the code.
 pub const CODE: u64 = 0x10_0000;
@@ -31,12 +34,17 @@ pub fn long_mode(code: &[u8]) -> Processor {
         ram.store(TABLES + 0x2000 + i * 8, i << 21 | 0x87);
     }
     ram.write_bytes(CODE, code);
-    let platform = Arc::new(Platform::new(ram, 1));
-    let clock = Clock::Deterministic {
-        start: 0,
-        instructions: 0,
-        share: 1,
+    let identity = Identity {
+        x2apic_id: 0,
+        xapic_id: 0,
+        mode: ApicMode::Xapic,
+        logical_destination: 0,
+        destination_format: u32::MAX,
+        software_enabled: false,
+        priority: 0,
     };
+    let platform = Arc::new(Platform::new(ram, vec![identity], Pc::new(), Box::new(std::io::sink())));
+    let clock = Clock::Deterministic(Share::ALONE);
     let mut cpu = Cpu::new(0, platform, Arc::new(CpuModel::default()), clock);
     cpu.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::MP | cr0::WP;
     cpu.cr3 = TABLES;
