@@ -5,8 +5,11 @@
 //! touches the vCPU's [`vcpu_port::VcpuPort`] and the wakeup lists, which are atomics.
 
 pub mod blocking;
+pub mod identity_board;
+pub mod ipi_dispatch;
 pub mod ipi_virtualization;
 pub mod physical_interrupts;
 pub mod posting;
 pub mod vcpu_port;
+pub mod vm_interrupts;
 pub mod wakeup_list;
