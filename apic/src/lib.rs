@@ -20,6 +20,7 @@ extern crate std;
 
 pub mod apic_base;
 pub mod ipi_decision;
+pub mod local_apic;
 pub mod mailbox;
 pub mod pid_pointer_table;
 pub mod posted_interrupt;

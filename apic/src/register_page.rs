@@ -7,7 +7,7 @@ use arch::apic_register::{IN_SERVICE, INTERRUPT_REQUEST, TASK_PRIORITY, TRIGGER_
 
 /// Storage of a local APIC's registers.
 pub trait RegisterPage {
-    /// No one but the `LocalApic` that holds this page changes it,
+    /// No one but the [`LocalApic`](crate::local_apic::LocalApic) that holds this page changes it,
     /// so what it knows about the contents may be remembered. Leave it `false` for a virtual-APIC
     /// page: the processor sets VIRR bits there.
     const EXCLUSIVE: bool = false;

@@ -222,7 +222,7 @@ impl Iterator for Recipients<'_> {
 ///
 /// Empty if the processor is not there, its local APIC is disabled, or the combination of fields
 /// is invalid. The sender's own error for an illegal vector is the business of its
-/// `LocalApic`.
+/// [`LocalApic`](crate::local_apic::LocalApic).
 // SDM 10.6.1 Interrupt Command Register, table "Valid Combinations".
 pub fn route_command(
     command: InterruptCommand,
