@@ -13,6 +13,12 @@ impl Cpu {
             .is_some_and(|inbox| inbox.mailbox.attention())
     }
 
+    /// The virtual time of the next event that this processor causes itself, whatever it does
+    /// meanwhile.
+    pub fn next_own_event(&self) -> Option<u64> {
+        self.apic_timer_time()
+    }
+
     /// Deals with what arrived and with what the last instruction made possible. Gives a reason to
     /// leave the loop, if there is one.
     pub fn process_events(&mut self) -> Option<Stop> {
@@ -23,6 +29,7 @@ impl Cpu {
         if self.attention() {
             self.take_inbox();
         }
+        self.run_apic_timer();
         match self.activity {
             Activity::Active => None,
             Activity::Halted | Activity::Shutdown | Activity::WaitForStartUp => Some(Stop::Idle),
@@ -45,7 +52,6 @@ impl Cpu {
                 }
             }
         }
-        self.nmi_pending |= taken.non_maskable;
-        self.init_pending |= taken.init;
+        self.receive(&taken);
     }
 }

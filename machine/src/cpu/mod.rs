@@ -8,6 +8,7 @@ pub mod device_access;
 pub mod events;
 pub mod execute;
 pub mod flags;
+pub mod local_apic;
 pub mod model;
 pub mod op;
 pub mod paging;

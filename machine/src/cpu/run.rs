@@ -66,6 +66,9 @@ impl Processor {
         let block = match blocks.at_rip(cpu) {
             Ok(block) => block,
             Err(_raised) => {
+                // A fetch that faults counts as an instruction, so that a processor that does
+                // nothing but fault does not stop time.
+                cpu.instructions += 1;
                 cpu.instruction_start = cpu.rip();
                 cpu.handle_raised();
                 return;
@@ -114,15 +117,9 @@ impl Cpu {
         self.set_rip(self.instruction_start);
         match self.pending {
             Pending::Exception(exception) => {
-                if exception.source == Source::Fault {
-                    self.instructions = self.instructions.wrapping_sub(1);
-                }
                 self.deliver_exception(exception);
             }
-            Pending::VmExit(exit) => {
-                self.instructions = self.instructions.wrapping_sub(1);
-                crate::vtx::exit(self, exit);
-            }
+            Pending::VmExit(exit) => crate::vtx::exit(self, exit),
             Pending::Again => self.look_at_events(),
             Pending::Shutdown => {
                 self.activity = super::Activity::Shutdown;

@@ -1,7 +1,11 @@
 //! The state of a logical processor, and what reset makes of it.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use apic::apic_base::Processor;
+use apic::local_apic::{Configuration, Features, LocalApic};
+use apic::register_page::OwnedPage;
 use arch::control_register::{cr0, efer, rflags};
 
 use super::{
@@ -20,6 +24,10 @@ use crate::{
     trace::{Counters, Event, Snapshot, Trace},
     vtx::Vmx,
 };
+
+/// TSC ticks in one count of the local APIC's timer before its divider: the crystal runs at 100 MHz
+/// (CPUID.15H), the TSC at 1 GHz.
+pub const TSC_TICKS_PER_TIMER_COUNT: NonZeroU32 = NonZeroU32::new(10).unwrap();
 
 /// What a processor does between instructions (SDM 24.4.2 Guest non-register state).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,8 +132,10 @@ pub struct Cpu {
     pub nmi_blocked: bool,
     /// An NMI was received and not yet delivered.
     pub nmi_pending: bool,
-    /// An INIT was received while blocked.
+    /// An INIT was received and not yet acted on.
     pub init_pending: bool,
+    /// A start-up IPI was received and not yet acted on.
+    pub start_up_pending: Option<u8>,
     /// What the processor does.
     pub activity: Activity,
     /// Why the last instruction raised.
@@ -168,10 +178,12 @@ pub struct Cpu {
     /// State of the random-number instructions.
     pub random: u64,
 
+    /// The local APIC.
+    pub apic: LocalApic<OwnedPage>,
     /// VMX operation.
     pub vmx: Box<Vmx>,
 
-    /// Instructions retired since the machine was built.
+    /// Instructions begun since the machine was built; those that fault or leave the guest count.
     pub instructions: u64,
     /// Value of `instructions` at which the slice ends.
     pub slice_end: u64,
@@ -212,6 +224,7 @@ impl Cpu {
             nmi_blocked: false,
             nmi_pending: false,
             init_pending: false,
+            start_up_pending: None,
             activity: Activity::Active,
             pending: Pending::Again,
             tlb: Tlb::default(),
@@ -232,6 +245,17 @@ impl Cpu {
             x87: X87::default(),
             msrs: Msrs::default(),
             random: 0,
+            apic: LocalApic::new(Configuration {
+                x2apic_id: index as u32,
+                processor: if index == 0 {
+                    Processor::Bootstrap
+                } else {
+                    Processor::Application
+                },
+                physical_address_width: model.physical_address_width,
+                tsc_ticks_per_timer_count: TSC_TICKS_PER_TIMER_COUNT,
+                features: Features::ALL,
+            }),
             vmx: Box::default(),
             instructions: 0,
             slice_end: 0,
@@ -407,6 +431,7 @@ impl Cpu {
         self.nmi_blocked = false;
         self.nmi_pending = false;
         self.init_pending = false;
+        self.start_up_pending = None;
         self.msrs.kernel_gs_base = match kind {
             Reset::PowerUp => 0,
             Reset::Init => self.msrs.kernel_gs_base,

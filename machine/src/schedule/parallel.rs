@@ -1,0 +1,84 @@
+//! The parallel schedule: a host thread per processor, host time.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Clock;
+use crate::cpu::{Activity, Processor, Stop};
+use crate::platform::{Outcome, Platform, lock};
+
+/// Longest sleep; a bound on how late a thread sees something that woke nobody.
+const LONGEST_SLEEP: Duration = Duration::from_millis(50);
+/// Instructions between looks at the host's time.
+const SLICE: u64 = 20_000;
+
+/// Runs until the machine stops; gives how it ended. The run ends after about `limit` instructions
+/// of one processor.
+pub fn run(platform: &Platform, processors: &mut [Processor], limit: u64) -> Outcome {
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for processor in processors.iter_mut() {
+            scope.spawn(move || run_processor(platform, processor, start, limit));
+        }
+        run_devices(platform, start);
+    });
+    platform.outcome().unwrap_or(Outcome::Deadlock)
+}
+
+fn run_processor(platform: &Platform, processor: &mut Processor, start: Instant, limit: u64) {
+    let index = processor.cpu.index;
+    processor.cpu.clock = Clock::Host { start };
+    let first = processor.cpu.instructions;
+    loop {
+        let cpu = &mut processor.cpu;
+        cpu.slice_end = cpu.instructions + SLICE;
+        if let Some(event) = cpu.next_own_event() {
+            let end = cpu.clock.instructions_until(event, cpu.instructions);
+            cpu.slice_end = cpu.slice_end.min(end);
+        }
+        cpu.check_events = true;
+        match processor.run() {
+            Stop::MachineStopped => return,
+            Stop::SliceEnd => {
+                if processor.cpu.instructions - first >= limit {
+                    platform.stop(Outcome::Limit {
+                        instructions: processor.cpu.instructions,
+                    });
+                }
+            }
+            Stop::Idle => {
+                let due = processor.cpu.next_own_event();
+                let now = processor.cpu.now();
+                let sleep = due.map_or(LONGEST_SLEEP, |due| {
+                    Duration::from_nanos(due.saturating_sub(now)).min(LONGEST_SLEEP)
+                });
+                let Some(inbox) = platform.inboxes.get(index) else {
+                    return;
+                };
+                let guard = lock(&inbox.sleeping);
+                // Whoever posts raises attention first and then takes this lock to wake us.
+                if !inbox.mailbox.attention() && !sleep.is_zero() {
+                    drop(inbox.wake.wait_timeout(guard, sleep));
+                }
+            }
+        }
+        if processor.cpu.activity == Activity::Shutdown && platform.stopped() {
+            return;
+        }
+    }
+}
+
+/// Runs the devices' own events on the thread that started the machine.
+fn run_devices(platform: &Platform, start: Instant) {
+    while !platform.stopped() {
+        let now = start.elapsed().as_nanos() as u64;
+        let next = platform.next_device_event.load(Ordering::Relaxed);
+        if next <= now {
+            platform.advance_devices(now);
+        } else {
+            // Software may arm a device at any time: look at least every millisecond.
+            thread::sleep(Duration::from_nanos((next - now).min(1_000_000)));
+        }
+    }
+}
