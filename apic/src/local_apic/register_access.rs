@@ -103,7 +103,7 @@ impl<P: RegisterPage> LocalApic<P> {
         match self.access(offset) {
             Access::ReadOnly | Access::ReadWrite if offset == INTERRUPT_COMMAND => {
                 let high = self.page.read(X2APIC_COMMAND_HIGH);
-                Ok(u64::from(high) << 32 | u64::from(self.page.read(offset)))
+                Ok(u64::from(high) << 32 | u64::from(self.value(offset, now)))
             }
             Access::ReadOnly | Access::ReadWrite => Ok(u64::from(self.value(offset, now))),
             Access::WriteOnly | Access::Reserved => Err(GeneralProtection),
