@@ -9,9 +9,7 @@ use alloc::vec::Vec;
 use apic::routing::{
     Delivery, Destination, Identity, InterruptMessage, route_command, route_message,
 };
-use arch::interrupt_command::{
-    DELIVERY_STATUS, DeliveryMode, InterruptCommand, TriggerMode, X2APIC_RESERVED,
-};
+use arch::interrupt_command::{DELIVERY_STATUS, InterruptCommand, TriggerMode, X2APIC_RESERVED};
 
 use super::{
     ipi_virtualization::Inhibition,
@@ -22,16 +20,6 @@ use super::{
 /// Bits of the low word that must be 0 for the common unicast: reserved, shorthand, trigger mode,
 /// delivery status, destination mode, delivery mode. Bit 14 (level) does not matter.
 const NOT_UNICAST: u32 = 0xffff_bf00;
-
-/// How a command was dispatched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dispatched {
-    /// Sent to whom it reaches, perhaps nobody.
-    Sent,
-    /// The vector of a fixed or lowest-priority interrupt is below 16: nothing was sent, and the
-    /// sender's ESR gets "send illegal vector" (SDM 10.5.3 Error Handling).
-    SendIllegalVector,
-}
 
 /// Per-vCPU state of the dispatcher: a buffer.
 #[derive(Clone, Debug, Default)]
@@ -83,21 +71,13 @@ impl IpiDispatcher {
         command: InterruptCommand,
         sender: Sender,
         mut signal: impl FnMut(Signal),
-    ) -> Dispatched {
-        let takes_vector = matches!(
-            command.delivery_mode,
-            DeliveryMode::Fixed | DeliveryMode::LowestPriority
-        );
-        if takes_vector && command.vector < 16 {
-            return Dispatched::SendIllegalVector;
-        }
+    ) {
         vm.identities().snapshot(&mut self.identities);
         let recipients = route_command(command, vcpu as usize, &self.identities);
         let delivery = recipients.delivery();
         for recipient in recipients {
             deliver(vm, recipient, delivery, sender, &mut signal);
         }
-        Dispatched::Sent
     }
 
     /// Delivers a message from the I/O APIC or a device.
@@ -136,8 +116,12 @@ fn deliver(
     };
     let around = vm.around();
     signal(match delivery {
-        // SDM 10.5.3: the receiver would record "receive illegal vector"; no vCPU takes one.
-        Delivery::Fixed { vector: 0..16, .. } => Signal::None,
+        // SDM 10.5.3 Error Handling: the sender has recorded its error; the receiver records its own
+        // when it accepts. PIR never holds such a vector.
+        Delivery::Fixed {
+            vector: vector @ 0..16,
+            ..
+        } => around.post_illegal_vector(target, vector, sender),
         Delivery::Fixed {
             vector,
             trigger_mode: TriggerMode::Edge,
@@ -161,13 +145,14 @@ mod tests {
     use super::super::vm_interrupts::bench::{identity, vm};
     use super::*;
     use apic::apic_base::ApicMode;
+    use arch::interrupt_command::DeliveryMode;
 
     const SENDER: Sender = Sender { processor: 0 };
 
     /// Sends from vCPU 0 and says what each of the vCPUs received.
-    fn send(vm: &VmInterrupts, command: InterruptCommand) -> (Dispatched, Vec<String>) {
+    fn send(vm: &VmInterrupts, command: InterruptCommand) -> Vec<String> {
         let mut signals = 0;
-        let outcome = IpiDispatcher::default().dispatch(vm, 0, command, SENDER, |s| {
+        IpiDispatcher::default().dispatch(vm, 0, command, SENDER, |s| {
             signals += usize::from(s != Signal::None);
         });
         let received: Vec<String> = vm
@@ -202,7 +187,7 @@ mod tests {
             signals, others,
             "every other recipient is told, the sender itself is not"
         );
-        (outcome, received)
+        received
     }
 
     #[test]
@@ -255,37 +240,25 @@ mod tests {
             ] {
                 // Logical IDs of the bench are 1 << id in the flat model, cluster 0 in x2APIC mode.
                 let vm = vm(4, mode);
-                let (outcome, received) = send(&vm, InterruptCommand::decode(low, destination));
-                assert_eq!(
-                    (
-                        outcome,
-                        &received[..].iter().map(String::as_str).collect::<Vec<_>>()[..]
-                    ),
-                    (Dispatched::Sent, expected),
-                    "{name} {mode:?}"
-                );
+                let received = send(&vm, InterruptCommand::decode(low, destination));
+                assert_eq!(received, expected, "{name} {mode:?}");
             }
         }
     }
 
+    /// The sender's ESR is its local APIC's business; the receiver gets the vector where it becomes an
+    /// error, and never in PIR.
     #[test]
-    fn an_illegal_vector_is_the_senders_error() {
+    fn an_illegal_vector_goes_to_the_receivers_error_not_its_requests() {
         let vm = vm(2, ApicMode::X2apic);
-        for (low, expected) in [
-            (0x400f, Dispatched::SendIllegalVector),
-            (0x4000, Dispatched::SendIllegalVector),
-            (0x4109, Dispatched::SendIllegalVector),
-            (0x8_400f, Dispatched::SendIllegalVector),
-            (0x4010, Dispatched::Sent),
-            // The vector of an NMI means nothing, that of a start-up is a page.
-            (0x440f, Dispatched::Sent),
-            (0x460f, Dispatched::Sent),
-        ] {
-            let (outcome, received) = send(&vm, InterruptCommand::decode(low, 1));
-            assert_eq!(outcome, expected, "{low:#x}");
+        for low in [0x400f, 0x4000, 0xc_400f] {
+            let command = InterruptCommand::decode(low, 1);
+            IpiDispatcher::default().dispatch(&vm, 0, command, SENDER, |_| {});
+            let received = vm.port(1).unwrap().receive();
+            assert_eq!(received.requests, [0; 4], "{low:#x}");
             assert_eq!(
-                received.is_empty(),
-                expected == Dispatched::SendIllegalVector,
+                received.events.unwrap().edge,
+                [1 << (low & 0xff), 0, 0, 0],
                 "{low:#x}"
             );
         }
@@ -336,7 +309,7 @@ mod tests {
         };
         let _ = vm.publish(1, &off, ApicPage::InPlace);
         assert_eq!(dispatch_unicast(&vm, 0xf1, 1, SENDER), None);
-        let (_, received) = send(&vm, InterruptCommand::decode(0xf1, 1));
+        let received = send(&vm, InterruptCommand::decode(0xf1, 1));
         assert!(received.is_empty());
     }
 
@@ -349,8 +322,8 @@ mod tests {
         };
         let _ = vm.publish(1, &rewritten, ApicPage::InPlace);
         assert_eq!(dispatch_unicast(&vm, 0xf1, 1, SENDER), None);
-        assert_eq!(send(&vm, InterruptCommand::decode(0xf1, 9)).1, ["1:vf1"]);
-        assert!(send(&vm, InterruptCommand::decode(0xf1, 1)).1.is_empty());
+        assert_eq!(send(&vm, InterruptCommand::decode(0xf1, 9)), ["1:vf1"]);
+        assert!(send(&vm, InterruptCommand::decode(0xf1, 1)).is_empty());
         // Two vCPUs with one ID both take it, so the short way must not stop at the first.
         let alias = Identity {
             xapic_id: 2,
@@ -359,7 +332,7 @@ mod tests {
         let _ = vm.publish(1, &alias, ApicPage::InPlace);
         assert_eq!(dispatch_unicast(&vm, 0xf1, 2, SENDER), None);
         assert_eq!(
-            send(&vm, InterruptCommand::decode(0xf1, 2)).1,
+            send(&vm, InterruptCommand::decode(0xf1, 2)),
             ["1:vf1", "2:vf1"]
         );
     }
@@ -371,7 +344,7 @@ mod tests {
             vm.identities().publish_priority(id, priority);
         }
         let command = InterruptCommand::decode(0x4941, 0b1110);
-        assert_eq!(send(&vm, command).1, ["2:v41"]);
+        assert_eq!(send(&vm, command), ["2:v41"]);
     }
 
     /// B5 number 1: the processor leaves bit 12 set on the page; software must not take it for a
@@ -440,7 +413,7 @@ mod tests {
             vector: 3,
             ..message
         };
-        dispatcher.deliver_message(&vm, illegal, SENDER, |s| assert_eq!(s, Signal::None));
+        dispatcher.deliver_message(&vm, illegal, SENDER, |_| {});
         assert_eq!(port.receive().requests, [0; 4]);
     }
 }

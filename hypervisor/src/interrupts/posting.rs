@@ -68,6 +68,12 @@ impl Surroundings {
         self.attract(target, sender)
     }
 
+    /// Hands over a vector below 16: it becomes an error of the receiver's local APIC.
+    pub fn post_illegal_vector(&self, target: &VcpuPort, vector: u8, sender: Sender) -> Signal {
+        target.mailbox().post_vector(vector, TriggerMode::Edge);
+        self.attract(target, sender)
+    }
+
     /// Requests an NMI.
     pub fn post_non_maskable(&self, target: &VcpuPort, sender: Sender) -> Signal {
         target.mailbox().post_non_maskable();

@@ -31,7 +31,11 @@ impl Cpu {
         let sum = self.registers[(op.base & 31) as usize]
             .wrapping_add(self.registers[(op.index & 31) as usize] << (op.scale & 3))
             .wrapping_add(op.displacement as i64 as u64);
-        op.truncate(sum)
+        match op.address_bits() {
+            64 => sum,
+            32 => sum as u32 as u64,
+            _ => sum as u16 as u64,
+        }
     }
 
     /// The linear address of `size` bytes at `offset` of a segment, after the checks of
