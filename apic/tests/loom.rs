@@ -140,6 +140,27 @@ fn post_against_block() {
     });
 }
 
+/// A notification whose request was received before it is stale, and would keep the next post from
+/// notifying: blocking reports it.
+#[test]
+fn stale_notification_against_block() {
+    loom::model(|| {
+        let descriptor = loaded();
+        let sender = {
+            let descriptor = Arc::clone(&descriptor);
+            thread::spawn(move || [LOW, HIGH].map(|vector| descriptor.view().post(vector)))
+        };
+        let view = descriptor.view();
+        let received = view.receive();
+        let told = view.block(WAKEUP) == PendingWork::Outstanding;
+        let notified = sender.join().unwrap();
+        assert!(
+            has(received, HIGH) || told || notified.contains(&Some(WAKEUP)),
+            "{notified:?}"
+        );
+    });
+}
+
 /// The same with a preemption between the decision to sleep and sleeping (prior-art B6 d).
 #[test]
 fn post_against_preempt_and_block() {
