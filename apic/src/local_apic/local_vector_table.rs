@@ -99,7 +99,7 @@ impl<P: RegisterPage> LocalApic<P> {
             return LocalInterrupt::Masked;
         }
         if source == LocalVector::Performance {
-            // SDM 18.6.3.5 / 10.5.1: taking the interrupt masks its entry.
+            // SDM 10.5.1, "Mask": taking the interrupt masks its entry.
             self.page.write(source.offset(), entry | LVT_MASKED);
         }
         let mode = match source {
