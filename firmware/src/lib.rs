@@ -11,5 +11,6 @@
 
 extern crate alloc;
 
+pub mod acpi;
 pub mod boot;
 pub mod memory;

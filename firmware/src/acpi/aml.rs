@@ -1,0 +1,171 @@
+//! The little AML that our DSDT needs, and the one name that power-off needs from any DSDT.
+
+use alloc::vec::Vec;
+
+const NAME: u8 = 0x08;
+const BYTE_PREFIX: u8 = 0x0a;
+const WORD_PREFIX: u8 = 0x0b;
+const DWORD_PREFIX: u8 = 0x0c;
+const STRING_PREFIX: u8 = 0x0d;
+const SCOPE: u8 = 0x10;
+const PACKAGE: u8 = 0x12;
+const EXTENDED: u8 = 0x5b;
+const DEVICE: u8 = 0x82;
+const ROOT: u8 = b'\\';
+const ONES: u8 = 0xff;
+
+/// The longest encoding that [`sleep_type_off`] looks at, from the name on.
+pub const S5_WINDOW: usize = 32;
+
+/// A DSDT's definition block: \_S5 with `sleep_type`, and a processor device for each UID below
+/// `processors`.
+pub(super) fn definition_block(sleep_type: u8, processors: u32) -> Vec<u8> {
+    let mut aml = Vec::from([NAME, ROOT]);
+    aml.extend(b"_S5_");
+    // Package of four: SLP_TYPa, SLP_TYPb and two reserved (ACPI 7.4.2).
+    aml.push(PACKAGE);
+    with_length(
+        &mut aml,
+        &[4, BYTE_PREFIX, sleep_type, BYTE_PREFIX, sleep_type, 0, 0],
+    );
+    let mut devices = Vec::from([ROOT]);
+    devices.extend(b"_SB_");
+    for uid in 0..processors {
+        let mut device = Vec::from(processor_name(uid));
+        device.push(NAME);
+        device.extend(b"_HID");
+        device.push(STRING_PREFIX);
+        device.extend(b"ACPI0007\0");
+        device.push(NAME);
+        device.extend(b"_UID");
+        device.push(DWORD_PREFIX);
+        device.extend(uid.to_le_bytes());
+        devices.extend([EXTENDED, DEVICE]);
+        with_length(&mut devices, &device);
+    }
+    aml.push(SCOPE);
+    with_length(&mut aml, &devices);
+    aml
+}
+
+/// C000, C001, ... in base 36.
+fn processor_name(uid: u32) -> [u8; 4] {
+    let digit = |power: u32| match (uid / power % 36) as u8 {
+        value @ 0..=9 => b'0' + value,
+        value => b'A' + value - 10,
+    };
+    [b'C', digit(36 * 36), digit(36), digit(1)]
+}
+
+/// Appends the package length, which counts itself (ACPI 20.2.4), and the body.
+fn with_length(aml: &mut Vec<u8>, body: &[u8]) {
+    let length = body.len();
+    if length + 1 < 1 << 6 {
+        aml.push(length as u8 + 1);
+    } else {
+        let (extra, total) = if length + 2 < 1 << 12 {
+            (1, length + 2)
+        } else if length + 3 < 1 << 20 {
+            (2, length + 3)
+        } else {
+            (3, length + 4)
+        };
+        // Bits 7:6 say how many bytes follow, bits 3:0 are the lowest nibble.
+        aml.push(extra << 6 | (total & 15) as u8);
+        for index in 0..extra {
+            aml.push((total >> (4 + 8 * index)) as u8);
+        }
+    }
+    aml.extend(body);
+}
+
+/// SLP_TYPa and SLP_TYPb of the first `_S5` package that begins in `aml`. AML is not interpreted:
+/// the name and the package behind it are recognized by their bytes.
+pub fn sleep_type_off(aml: &[u8]) -> Option<(u8, u8)> {
+    aml.windows(5)
+        .enumerate()
+        .filter(|(_, window)| window.ends_with(b"_S5_") && matches!(window[0], NAME | ROOT))
+        .find_map(|(offset, _)| {
+            let [PACKAGE, rest @ ..] = aml.get(offset + 5..)? else {
+                return None;
+            };
+            // Bits 7:6 of the first length byte: how many more follow.
+            let lead = rest.first()?;
+            let [elements, rest @ ..] = rest.get(1 + usize::from(lead >> 6)..)? else {
+                return None;
+            };
+            let (first, rest) = integer(rest).filter(|_| *elements >= 1)?;
+            let second = integer(rest).filter(|_| *elements >= 2);
+            Some((first, second.map_or(first, |(value, _)| value)))
+        })
+}
+
+/// A constant integer's low three bits, which is what SLP_TYP has, and what is behind it.
+fn integer(aml: &[u8]) -> Option<(u8, &[u8])> {
+    let (value, rest) = match aml {
+        [value @ (0 | 1 | ONES), rest @ ..]
+        | [BYTE_PREFIX, value, rest @ ..]
+        | [WORD_PREFIX, value, _, rest @ ..]
+        | [DWORD_PREFIX, value, _, _, _, rest @ ..] => (*value, rest),
+        _ => return None,
+    };
+    Some((value & 7, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_s5_is_found() {
+        for processors in [0, 1, 2, 100, 3000] {
+            let aml = definition_block(5, processors);
+            assert_eq!(sleep_type_off(&aml), Some((5, 5)));
+            assert_eq!(&aml[..15], b"\x08\\_S5_\x12\x08\x04\x0a\x05\x0a\x05\0\0");
+            // The scope's length, decoded again, ends where the block does.
+            let scope = &aml[16..];
+            let extra = usize::from(scope[0] >> 6);
+            let mut length = usize::from(scope[0] & if extra == 0 { 0x3f } else { 0x0f });
+            for index in 0..extra {
+                length |= usize::from(scope[1 + index]) << (4 + 8 * index);
+            }
+            assert_eq!(length, scope.len());
+        }
+        assert_eq!(processor_name(0), *b"C000");
+        assert_eq!(processor_name(36 * 36 + 35), *b"C10Z");
+    }
+
+    #[test]
+    fn foreign_encodings_of_s5_are_found() {
+        for (aml, expected) in [
+            (&b"x\x08_S5_\x12\x06\x04\0\0\0\0"[..], Some((0, 0))),
+            (b"\x08_S5_\x12\x07\x04\x0a\x07\x01\0\0", Some((7, 1))),
+            (
+                b"\x08_S5_\x12\x4a\x00\x04\x0b\x05\0\x0c\x03\0\0\0\0\0",
+                Some((5, 3)),
+            ),
+            (b"\x08_S5_\x12\x04\x01\x0a\x05", Some((5, 5))),
+            // A reference before the definition.
+            (
+                b"p_S5_\x12q\x08_S5_\x14\x08_S5_\x12\x06\x04\x01\0\0\0",
+                Some((1, 0)),
+            ),
+            (b"\x08_S4_\x12\x06\x04\0\0\0\0", None),
+            (b"\x08_S5_\x12\x02\x00", None),
+            (b"\x08_S5_", None),
+        ] {
+            assert_eq!(sleep_type_off(aml), expected, "{aml:x?}");
+        }
+    }
+
+    #[test]
+    fn cut_anywhere_never_panics() {
+        let aml = b"\x08_S5_\x12\xca\x00\x00\x00\x04\x0c\x05\0\0\0\x0c\x03\0\0\0\0\0";
+        assert_eq!(sleep_type_off(aml), Some((5, 3)));
+        assert!(aml.len() < S5_WINDOW);
+        for length in 0..aml.len() {
+            let _ = sleep_type_off(&aml[..length]);
+        }
+        assert_eq!(sleep_type_off(&[0xff; 100]), None);
+    }
+}
