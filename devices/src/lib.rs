@@ -17,6 +17,7 @@ pub mod pc;
 pub mod pic;
 pub mod pit;
 pub mod reset_control;
+pub mod rtc;
 pub mod rtc_calendar;
 pub mod uart;
 
