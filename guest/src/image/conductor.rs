@@ -36,6 +36,7 @@ pub(super) fn conduct(apic: LocalApic, processor: &'static Processor, plan: &Pla
     ROUNDS.store(plan.rounds, Ordering::Relaxed);
     SEED.store(plan.seed, Ordering::Relaxed);
     let mut all_right = true;
+    let mut all_here = true;
     for phase in Phase::ALL {
         if !plan.phases.contains(phase) {
             continue;
@@ -48,12 +49,13 @@ pub(super) fn conduct(apic: LocalApic, processor: &'static Processor, plan: &Pla
                 say!("guest: a processor did not come back from {}", phase.name());
                 report(apic, phase, None);
                 all_right = false;
+                all_here = false;
                 break;
             }
         }
     }
-    if all_right {
-        NEXT.store(0, Ordering::Release);
+    NEXT.store(0, Ordering::Release);
+    if all_here {
         // The others stop; whether they do is no longer of interest.
         let _ = meet();
     }

@@ -31,14 +31,11 @@ pub(super) fn run(context: &Context) -> Option<&'static str> {
                 }
             }
             faulting(context, target, X2APIC_RESERVED as u32);
-            // Bit 12 is no longer a status, but writing it is no error (SDM 10.12.9 ICR operation
-            // in x2APIC mode).
-            legal(context, target, DELIVERY_STATUS as u32);
         }
         ApicMode::Xapic => {
-            // Reserved bits are ignored, and so is the read-only status.
+            // Reserved bits are ignored.
             for bit in (0..32).map(|bit| 1 << bit) {
-                if u64::from(bit) & (X2APIC_RESERVED | DELIVERY_STATUS) != 0 {
+                if u64::from(bit) & X2APIC_RESERVED != 0 {
                     legal(context, target, bit);
                 }
             }
@@ -47,6 +44,9 @@ pub(super) fn run(context: &Context) -> Option<&'static str> {
     for vector in ILLEGAL_VECTORS {
         illegal_vector(context, target, vector);
     }
+    // In xAPIC mode the delivery status is read-only. In x2APIC mode it is no longer a status, but
+    // writing it is no error (SDM 10.12.9 ICR operation in x2APIC mode).
+    legal(context, target, DELIVERY_STATUS as u32);
     legal(context, target, 0);
     None
 }

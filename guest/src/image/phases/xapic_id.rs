@@ -25,6 +25,8 @@ pub(super) fn run(context: &Context) -> Option<&'static str> {
         return Some("no-free-id");
     };
     let rewrites = rewriter.index() == context.processor.index();
+    // Everybody has read the old ID.
+    meet().ok()?;
 
     if rewrites {
         context.apic.write(ID, new << 24);
