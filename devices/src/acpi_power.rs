@@ -166,7 +166,7 @@ impl AcpiPower {
         ticks(now, TIMER_FREQUENCY) >> (self.width.bits() - 1)
     }
 
-    /// ACPI 4.8.3.1.1 TMR_STS: "set any time the most significant bit of the timer changes".
+    /// ACPI 4.8.3.1.1 TMR_STS: set whenever the most significant bit of the timer changes.
     fn advance(&mut self, now: u64) {
         let carries = self.carries_at(now);
         if carries != self.carries {

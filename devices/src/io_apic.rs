@@ -95,8 +95,7 @@ impl IoApic {
         if is_level(*entry) {
             self.deliver_level(pin, &mut messages);
         } else if rising && entry & MASKED == 0 {
-            // 82093AA 3.2.4 bit 16: "edge-sensitive interrupts signaled on a masked interrupt pin
-            // are ignored (i.e., not delivered or held pending)".
+            // 82093AA 3.2.4 bit 16: an edge on a masked pin is ignored, not held pending.
             messages.push(message(*entry));
         }
         messages
@@ -109,7 +108,7 @@ impl IoApic {
             let Some(entry) = self.entries.get_mut(pin) else {
                 break;
             };
-            // 82093AA 3.2.4 bit 14: "reset to 0 when an EOI message is received".
+            // 82093AA 3.2.4 bit 14: an EOI message resets it.
             if *entry as u8 == vector && is_level(*entry) && *entry & REMOTE_IRR != 0 {
                 *entry &= !REMOTE_IRR;
                 self.deliver_level(pin, &mut messages);
@@ -180,7 +179,7 @@ impl IoApic {
             return;
         };
         if is_level(*entry) && *entry & (MASKED | REMOTE_IRR) == 0 && line.is_asserted() {
-            // 82093AA 3.2.4 bit 14: "set to 1 when local APIC(s) accept the level interrupt".
+            // 82093AA 3.2.4 bit 14: set when the local APICs accept the level interrupt.
             *entry |= REMOTE_IRR;
             messages.push(message(*entry));
         }
@@ -188,7 +187,7 @@ impl IoApic {
 }
 
 /// Whether the pin behaves as level-triggered. 82093AA 3.2.4 bits 10:8: SMI, NMI, INIT and ExtINT
-/// "must be programmed" or "are treated as" edge.
+/// are edge-triggered whatever bit 15 says.
 fn is_level(entry: u64) -> bool {
     entry & TRIGGER_LEVEL != 0
         && matches!(

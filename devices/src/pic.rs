@@ -250,8 +250,8 @@ impl Chip {
         Some(input)
     }
 
-    /// 8259A: "if no interrupt request is present [...] an interrupt level 7" is issued, and its
-    /// in-service bit is not set.
+    /// 8259A: without a request at the time of the acknowledge, level 7 is given, and its in-service
+    /// bit is not set.
     fn vector(&self, input: Option<u8>) -> u8 {
         self.vector_base | input.unwrap_or(7)
     }
@@ -290,7 +290,7 @@ impl Chip {
         }
     }
 
-    /// ICW1. "The following automatically occur": the edge sense circuit is reset, the mask is
+    /// 8259A, ICW1, does this by itself: the edge sense circuit is reset, the mask is
     /// cleared, IR7 has priority 7, special mask mode is cleared and status read is set to IRR; if
     /// IC4 is 0, all functions selected in ICW4 are set to zero.
     fn initialize(&mut self, value: u8) {

@@ -38,8 +38,8 @@ impl ResetControl {
         self.value & !RESET_CPU
     }
 
-    /// Writes the register. RST_CPU: "when this bit transitions from a 0 to a 1, it initiates a
-    /// hard or soft reset, as determined by the SYS_RST bit".
+    /// Writes the register. A change of RST_CPU from 0 to 1 resets; SYS_RST says whether hard or
+    /// soft.
     pub fn write(&mut self, value: u8) -> ResetEffect {
         let rising = value & RESET_CPU != 0 && self.value & RESET_CPU == 0;
         self.value = value & (SYSTEM_RESET | RESET_CPU | FULL_RESET);

@@ -276,7 +276,7 @@ impl Channel {
             }
             (Access::LowThenHigh, None) => {
                 self.low_byte = Some(value);
-                // 8254, mode 0: "writing the first byte disables counting. OUT is set low".
+                // 8254, mode 0: the first of two bytes stops the count and sets OUT low.
                 if self.mode == Mode::InterruptOnTerminalCount {
                     self.run = None;
                 }
