@@ -9,6 +9,8 @@ use crate::io_apic::{IoApic, Version};
 use crate::pic::PicPair;
 use crate::pit::Pit;
 use crate::reset_control::{self, ResetControl, ResetEffect};
+use crate::rtc::Rtc;
+use crate::rtc_calendar::DateTime;
 use crate::uart::Uart;
 use crate::{Line, io_apic};
 
@@ -21,6 +23,7 @@ pub const SCI_IRQ: u8 = 9;
 
 const PIT_IRQ: u8 = 0;
 const SERIAL_1_IRQ: u8 = 4;
+const RTC_IRQ: u8 = 8;
 /// IRQ 0 reaches the I/O APIC at pin 2, because the 8259's output takes pin 0.
 const PIT_PIN: usize = 2;
 
@@ -49,6 +52,7 @@ pub struct Pc {
     io_apic: IoApic,
     pic: PicPair,
     pit: Pit,
+    rtc: Rtc,
     serial: Uart,
     power: AcpiPower,
     reset: ResetControl,
@@ -63,12 +67,18 @@ impl Default for Pc {
 }
 
 impl Pc {
-    /// The devices after power-on.
+    /// The devices after power-on, the real-time clock at the start of the year 2000.
     pub fn new() -> Self {
+        Self::starting_at(DateTime::EPOCH)
+    }
+
+    /// The devices after power-on, the real-time clock at `start`.
+    pub fn starting_at(start: DateTime) -> Self {
         Self {
             io_apic: IoApic::new(0, Version::V20),
             pic: PicPair::new(),
             pit: Pit::new(),
+            rtc: Rtc::new(start),
             serial: Uart::new(),
             power: AcpiPower::new(TimerWidth::Bits32),
             reset: ResetControl::new(),
@@ -104,6 +114,8 @@ impl Pc {
             self.pic.read(port)
         } else if Pit::claims(port) {
             self.pit.read(port, now)
+        } else if Rtc::claims(port) {
+            self.rtc.read(port, now)
         } else if let Some(offset) = serial_offset(port) {
             self.serial.read(offset)
         } else if port == reset_control::PORT {
@@ -149,6 +161,8 @@ impl Pc {
             self.pic.write(port, value);
         } else if Pit::claims(port) {
             self.pit.write(port, value, now);
+        } else if Rtc::claims(port) {
+            self.rtc.write(port, value, now);
         } else if let Some(offset) = serial_offset(port) {
             if let Some(byte) = self.serial.write(offset, value) {
                 effect(Effect::Console(byte));
@@ -201,10 +215,14 @@ impl Pc {
 
     /// When a device does something by itself next, after `now`.
     pub fn next_event(&self, now: u64) -> Option<u64> {
-        [self.pit.next_event(now), self.power.next_event(now)]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.pit.next_event(now),
+            self.rtc.next_event(now),
+            self.power.next_event(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn update_lines(&mut self, now: u64, effect: &mut dyn FnMut(Effect)) {
@@ -216,9 +234,11 @@ impl Pc {
                 send(self.io_apic.set_pin(PIT_PIN, line), effect);
             }
         }
+        let clock = self.rtc.interrupt_line(now);
         let power = self.power.interrupt_line(now);
         for (irq, line) in [
             (SERIAL_1_IRQ, self.serial.interrupt_line()),
+            (RTC_IRQ, clock),
             (SCI_IRQ, power),
         ] {
             self.pic.set_irq(irq, line);
@@ -256,5 +276,29 @@ fn power_offset(port: u16) -> Option<u16> {
 fn send(messages: InterruptMessages, effect: &mut dyn FnMut(Effect)) {
     for message in messages {
         effect(Effect::Message(message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_interrupts_at_pin_8() {
+        let mut pc = Pc::new();
+        let mut messages = 0;
+        pc.io_apic_write(0, 0x10 + 16, &mut |_| {});
+        pc.io_apic_write(0x10, 0x38, &mut |_| {});
+        // Update-ended interrupt, 24 hours.
+        pc.port_write(0x70, 1, 0x0b, 0, &mut |_| {});
+        pc.port_write(0x71, 1, 0x12, 0, &mut |_| {});
+        let event = pc.next_event(0).unwrap();
+        assert_eq!(event, 1_000_000_000);
+        pc.advance(event, &mut |effect| {
+            messages += u32::from(matches!(effect, Effect::Message(m) if m.vector == 0x38));
+        });
+        assert_eq!(messages, 1);
+        pc.port_write(0x70, 1, 0, event, &mut |_| {});
+        assert_eq!(pc.port_read(0x71, 1, event, &mut |_| {}), 1);
     }
 }
