@@ -99,6 +99,9 @@ impl Pc {
         if let Some(offset) = power_offset(port) {
             return self.power.read(offset, size, now);
         }
+        if is_pci_address(port, size) {
+            return u32::MAX;
+        }
         // Byte devices on a wider access answer byte by byte, as the bus splits it.
         let mut value = 0;
         for index in 0..u16::from(size.min(4)) {
@@ -147,7 +150,7 @@ impl Pc {
                 DebugEffect::Mark(mark) => effect(Effect::Mark(mark)),
                 DebugEffect::None | DebugEffect::PostCode(_) => {}
             }
-        } else {
+        } else if !is_pci_address(port, size) {
             for index in 0..u16::from(size.min(4)) {
                 let byte = (value >> (8 * index)) as u8;
                 self.byte_write(port.wrapping_add(index), byte, now, effect);
@@ -262,6 +265,12 @@ pub const fn io_apic_offset(physical: u64) -> Option<u64> {
         Some(offset) if offset < io_apic::WINDOW_SIZE => Some(offset),
         _ => None,
     }
+}
+
+/// The address register of PCI configuration mechanism 1, which there is not: it takes 32-bit accesses
+/// only and keeps them from the reset control register at its second byte.
+const fn is_pci_address(port: u16, size: u8) -> bool {
+    port == 0xcf8 && size == 4
 }
 
 fn serial_offset(port: u16) -> Option<u16> {

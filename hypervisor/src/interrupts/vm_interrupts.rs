@@ -133,12 +133,12 @@ impl VmInterrupts {
 }
 
 #[cfg(all(test, not(loom)))]
-pub(super) mod bench {
+pub(crate) mod bench {
     use super::super::physical_interrupts::VECTORS;
     use super::*;
 
     /// A virtual machine of `vcpus` enabled vCPUs in one mode, on as many processors.
-    pub(in super::super) fn vm(vcpus: u32, mode: ApicMode) -> VmInterrupts {
+    pub(crate) fn vm(vcpus: u32, mode: ApicMode) -> VmInterrupts {
         let destinations: Vec<u32> = (0..vcpus).map(|p| p << 8).collect();
         let host = PhysicalInterrupts::new(VECTORS, destinations.into_boxed_slice());
         let vm = VmInterrupts::new(vcpus, host, ApicIdSpace::Xapic, 39, &[]).unwrap();
@@ -151,7 +151,7 @@ pub(super) mod bench {
         vm
     }
 
-    pub(in super::super) fn identity(id: u32, mode: ApicMode) -> Identity {
+    pub(crate) fn identity(id: u32, mode: ApicMode) -> Identity {
         Identity {
             x2apic_id: id,
             xapic_id: id as u8,

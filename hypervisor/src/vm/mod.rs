@@ -3,5 +3,7 @@
 
 pub mod configuration;
 pub mod cpuid;
+pub mod devices;
+pub mod guest_image;
 pub mod memory;
 pub mod msr;
