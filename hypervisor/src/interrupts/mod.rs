@@ -18,3 +18,5 @@ pub mod wakeup_list;
 
 #[cfg(all(test, loom))]
 mod model_checked;
+#[cfg(all(test, not(loom)))]
+mod storm;

@@ -309,6 +309,30 @@ fn post_against_migration() {
     });
 }
 
+/// B6: notifications are suppressed while the processor is in root mode; a post that finds them
+/// suppressed is received before the entry, a later one notifies.
+#[test]
+fn post_against_suppression_in_root() {
+    loom::model(|| {
+        let world = World::new();
+        let sender = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.act(world.around.post_vector(&world.port, VECTOR, SENDER)))
+        };
+        world.port.suppress_in_root();
+        let _ = world.port.expect_notifications(HOME, &world.around.host);
+        let received = world.port.receive();
+        sender.join().unwrap();
+        if !has(received.requests) {
+            assert!(
+                world.other.load(Ordering::SeqCst),
+                "notified: the entry ends at once"
+            );
+            assert!(has(world.port.receive().requests));
+        }
+    });
+}
+
 /// A change of plan against a vCPU that refreshes before each entry: it enters by the new plan, or the
 /// attention that was demanded of it makes it look again.
 #[test]
