@@ -1,7 +1,2 @@
 //! The `posthaste` command.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    posthaste::command::main()
-}
+fn main() {}

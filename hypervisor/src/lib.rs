@@ -11,5 +11,6 @@ pub mod host;
 pub mod interrupts;
 pub mod scheduler;
 pub mod system;
+pub mod vcpu;
 pub mod vm;
 pub mod vmx;

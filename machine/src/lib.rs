@@ -5,7 +5,6 @@
 //! [`arch`] pins.
 
 pub mod cpu;
-pub mod machine;
 pub mod memory;
 pub mod platform;
 pub mod schedule;

@@ -5,18 +5,16 @@
 //! loop looks at the notes.
 
 use super::local_apic;
-use super::processor::Processor;
+use super::processor::{Processor, note};
 use super::shutdown::{self, Status};
 use super::{console, instructions};
 
-/// The processor's timer.
-pub const TIMER_VECTOR: u8 = 0xf0;
+/// The processor's timer. The others are `interrupts::physical_interrupts::VECTORS`.
+pub const TIMER_VECTOR: u8 = 0xef;
+/// Somebody wants the run loop to look around.
+const KICK_VECTOR: u8 = crate::interrupts::physical_interrupts::VECTORS.kick;
 /// A blocked vCPU's descriptor got an interrupt.
-pub const WAKEUP_VECTOR: u8 = 0xf1;
-/// A running vCPU's descriptor got an interrupt: without effect in root mode.
-pub const NOTIFICATION_VECTOR: u8 = 0xf2;
-/// Look at what others want from the vCPU here, or at the run queue.
-pub const KICK_VECTOR: u8 = 0xf3;
+const WAKEUP_VECTOR: u8 = crate::interrupts::physical_interrupts::VECTORS.wakeup;
 /// The local APIC's spurious vector; it wants no EOI.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
@@ -52,11 +50,11 @@ const EXCEPTIONS: [&str; 22] = [
 #[inline]
 pub fn handle(processor: &Processor, vector: u8) {
     match vector {
-        TIMER_VECTOR => processor.timer_fired.set(true),
-        WAKEUP_VECTOR => processor.wakeup_requested.set(true),
+        // A kick may be about a queue that now needs a time slice, or a device's next event.
+        TIMER_VECTOR | KICK_VECTOR => processor.note_timer(),
+        WAKEUP_VECTOR => processor.note(note::WAKEUP),
         SPURIOUS_VECTOR => return,
-        // A notification in root mode means that the next entry finds requests; a kick that
-        // somebody wants the run loop to look around, as it does after every exit.
+        // A notification in root mode means that the next entry finds requests.
         _ => {}
     }
     local_apic::end_of_interrupt();

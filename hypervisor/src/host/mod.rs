@@ -1,6 +1,7 @@
 //! The machine the hypervisor runs on: console, memory, processors, time.
 
 pub mod acpi;
+pub mod aligned_page;
 pub mod boot_information;
 pub mod console;
 pub mod descriptor_tables;

@@ -7,6 +7,14 @@ use alloc::boxed::Box;
 use arch::msr;
 use core::cell::Cell;
 
+/// What an interrupt asks of the run loop.
+pub mod note {
+    /// Look at the timers: deadlines of vCPUs, the slice, devices.
+    pub const TIMER: u32 = 1 << 0;
+    /// Look at the wakeup list.
+    pub const WAKEUP: u32 = 1 << 1;
+}
+
 /// One processor's state. Only that processor touches it, except where a field says otherwise.
 #[derive(Debug)]
 #[repr(C)]
@@ -22,10 +30,8 @@ pub struct Processor {
     pub number: u32,
     /// Physical APIC ID.
     pub apic_id: u32,
-    /// The timer interrupt came.
-    pub timer_fired: Cell<bool>,
-    /// The wakeup interrupt came.
-    pub wakeup_requested: Cell<bool>,
+    /// What interrupts have asked of the run loop: bits of [`note`].
+    notes: Cell<u32>,
     /// Bases for the host-state area.
     pub bases: Bases,
 }
@@ -39,8 +45,7 @@ impl Processor {
             fpu_saved: Cell::new(0),
             number,
             apic_id,
-            timer_fired: Cell::new(false),
-            wakeup_requested: Cell::new(false),
+            notes: Cell::new(0),
             bases,
         }));
         processor.this = processor;
@@ -55,6 +60,27 @@ impl Processor {
         let this = read_msr(msr::IA32_GS_BASE) as *const Self;
         // SAFETY: GS base is 0 (the boot code's value) or what `install` wrote.
         unsafe { this.as_ref() }
+    }
+
+    /// Whether the run loop has to look at something.
+    #[inline(always)]
+    pub fn has_notes(&self) -> bool {
+        self.notes.get() != 0
+    }
+
+    /// Takes the notes.
+    pub fn take_notes(&self) -> u32 {
+        self.notes.take()
+    }
+
+    /// Leaves a note.
+    pub fn note(&self, note: u32) {
+        self.notes.set(self.notes.get() | note);
+    }
+
+    /// Makes the run loop look at all timers of this processor.
+    pub fn note_timer(&self) {
+        self.note(note::TIMER);
     }
 
     /// This structure's address: HOST_GS_BASE.

@@ -3,58 +3,18 @@
 
 use super::capability::{Allowed, Capabilities};
 use super::feature::{Feature, FeatureSet};
-use arch::vmx_control::{entry, exit, pin, primary, secondary, tertiary};
+use crate::interrupts::apic_virtualization::{ApicControls, ApicFeatures};
+use arch::vmx_control::{entry, exit, pin, primary, secondary};
 
-/// The mode of a virtual local APIC, as far as the processor's help is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ApicAssistance {
-    /// None: the APIC is disabled, or software has taken over (inhibited).
-    Inhibited,
-    /// For a memory-mapped APIC.
-    Xapic,
-    /// For an MSR-based APIC.
-    X2apic,
-}
-
-/// Which parts of APIC virtualization a vCPU runs with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ApicPlan {
-    /// "Use TPR shadow".
-    pub tpr_shadow: bool,
-    /// "Virtualize APIC accesses".
-    pub apic_accesses: bool,
-    /// "Virtualize x2APIC mode".
-    pub x2apic_mode: bool,
-    /// "APIC-register virtualization".
-    pub registers: bool,
-    /// "Virtual-interrupt delivery".
-    pub delivery: bool,
-    /// "Process posted interrupts".
-    pub posted: bool,
-    /// "IPI virtualization".
-    pub ipi: bool,
-}
-
-impl ApicPlan {
-    /// The plan for `assistance` with the features in use. Delivery by the processor needs the
-    /// processor to see the guest's EOI, so it builds on the access virtualization of the mode.
-    pub fn new(features: FeatureSet, assistance: ApicAssistance) -> Self {
-        let access = match assistance {
-            ApicAssistance::Inhibited => return Self::default(),
-            ApicAssistance::Xapic => features.contains(Feature::VirtualizeApicAccesses),
-            ApicAssistance::X2apic => features.contains(Feature::VirtualizeX2apicMode),
-        };
-        let delivery = access && features.contains(Feature::VirtualInterruptDelivery);
-        let posted = delivery && features.contains(Feature::PostedInterrupts);
-        Self {
-            tpr_shadow: features.contains(Feature::TprShadow),
-            apic_accesses: access && assistance == ApicAssistance::Xapic,
-            x2apic_mode: access && assistance == ApicAssistance::X2apic,
-            registers: access && features.contains(Feature::ApicRegisterVirtualization),
-            delivery,
-            posted,
-            ipi: posted && features.contains(Feature::IpiVirtualization),
-        }
+/// The features in use that concern virtual APICs.
+pub const fn apic_features(features: FeatureSet) -> ApicFeatures {
+    ApicFeatures {
+        tpr_shadow: features.contains(Feature::TprShadow),
+        apic_accesses: features.contains(Feature::VirtualizeApicAccesses),
+        x2apic_mode: features.contains(Feature::VirtualizeX2apicMode),
+        register_virtualization: features.contains(Feature::ApicRegisterVirtualization),
+        virtual_interrupt_delivery: features.contains(Feature::VirtualInterruptDelivery),
+        posted_interrupts: features.contains(Feature::PostedInterrupts),
     }
 }
 
@@ -132,7 +92,7 @@ const fn with_exit_entry(exit: u32, entry: u32) -> Controls {
 
 impl Controls {
     /// The controls of a vCPU: `(wanted & allowed1) | must_be_1` in every field.
-    pub fn new(capabilities: &Capabilities, features: FeatureSet, apic: ApicPlan) -> Self {
+    pub fn new(capabilities: &Capabilities, features: FeatureSet, apic: ApicControls) -> Self {
         let mut wanted = Self {
             pin: PIN,
             primary: PRIMARY,
@@ -157,25 +117,18 @@ impl Controls {
         }
     }
 
-    /// The bits of APIC virtualization.
-    fn of_apic(apic: ApicPlan) -> Self {
-        let bit = |on: bool, bit: u32| if on { bit } else { 0 };
+    /// The bits of APIC virtualization, and what they need.
+    const fn of_apic(apic: ApicControls) -> Self {
         Self {
-            pin: bit(apic.posted, pin::PROCESS_POSTED_INTERRUPTS),
-            primary: if apic.tpr_shadow {
-                primary::USE_TPR_SHADOW
-            } else {
-                primary::CR8_LOAD_EXITING | primary::CR8_STORE_EXITING
-            } | bit(apic.ipi, primary::ACTIVATE_TERTIARY_CONTROLS),
-            secondary: bit(apic.apic_accesses, secondary::VIRTUALIZE_APIC_ACCESSES)
-                | bit(apic.x2apic_mode, secondary::VIRTUALIZE_X2APIC_MODE)
-                | bit(apic.registers, secondary::APIC_REGISTER_VIRTUALIZATION)
-                | bit(apic.delivery, secondary::VIRTUAL_INTERRUPT_DELIVERY),
-            tertiary: if apic.ipi {
-                tertiary::IPI_VIRTUALIZATION
-            } else {
-                0
-            },
+            pin: apic.pin_bits(),
+            primary: apic.primary_bits()
+                | if apic.tertiary_bits() != 0 {
+                    primary::ACTIVATE_TERTIARY_CONTROLS
+                } else {
+                    0
+                },
+            secondary: apic.secondary_bits(),
+            tertiary: apic.tertiary_bits(),
             exit: 0,
             entry: 0,
         }
@@ -199,95 +152,65 @@ fn clamp(allowed: Allowed, wanted: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interrupts::ipi_virtualization::IpiPlan;
     use crate::vmx::feature::{negotiate, tests::everything};
+    use apic::apic_base::ApicMode;
+    use arch::vmx_control::tertiary;
 
-    fn all_features() -> FeatureSet {
-        negotiate(&everything(), FeatureSet::EMPTY)
-    }
-
-    fn without(feature: Feature) -> FeatureSet {
-        let mut off = FeatureSet::EMPTY;
-        off.insert(feature);
-        negotiate(&everything(), off)
-    }
-
-    #[test]
-    fn modes_choose_their_own_access_virtualization() {
-        let x2 = ApicPlan::new(all_features(), ApicAssistance::X2apic);
-        assert!(x2.x2apic_mode && !x2.apic_accesses && x2.ipi);
-        let x1 = ApicPlan::new(all_features(), ApicAssistance::Xapic);
-        assert!(!x1.x2apic_mode && x1.apic_accesses && x1.ipi);
+    fn controls(off: &[Feature], mode: ApicMode, plan: IpiPlan) -> Controls {
+        let mut disabled = FeatureSet::EMPTY;
+        off.iter().for_each(|feature| disabled.insert(*feature));
+        let features = negotiate(&everything(), disabled);
+        let apic = ApicControls::new(apic_features(features), mode, plan);
+        Controls::new(&everything(), features, apic)
     }
 
     #[test]
-    fn an_inhibited_apic_gets_no_help() {
-        let plan = ApicPlan::new(all_features(), ApicAssistance::Inhibited);
-        assert_eq!(plan, ApicPlan::default());
-        let controls = Controls::new(&everything(), all_features(), plan);
-        assert_eq!(controls.tertiary, 0);
-        assert_eq!(controls.primary & primary::ACTIVATE_TERTIARY_CONTROLS, 0);
+    fn what_must_be_1_is_1_and_what_may_not_is_0() {
+        let mut processor = everything();
+        processor.pin = Allowed::from_halves(0x0000_0009_0000_0016);
+        let none = ApicControls::new(
+            ApicFeatures::default(),
+            ApicMode::Disabled,
+            IpiPlan::Software,
+        );
+        let features = negotiate(&processor, FeatureSet::EMPTY);
+        let controls = Controls::new(&processor, features, none);
+        assert_eq!(controls.pin, 0x1f);
         assert_ne!(controls.primary & primary::CR8_LOAD_EXITING, 0);
-        assert_eq!(controls.pin & pin::PROCESS_POSTED_INTERRUPTS, 0);
     }
 
     #[test]
     fn ipi_virtualization_activates_the_tertiary_controls() {
-        let plan = ApicPlan::new(all_features(), ApicAssistance::X2apic);
-        let controls = Controls::new(&everything(), all_features(), plan);
-        assert_eq!(controls.tertiary, tertiary::IPI_VIRTUALIZATION);
-        assert_ne!(controls.primary & primary::ACTIVATE_TERTIARY_CONTROLS, 0);
-
-        let features = without(Feature::IpiVirtualization);
-        let plan = ApicPlan::new(features, ApicAssistance::X2apic);
-        let controls = Controls::new(&everything(), features, plan);
-        assert_eq!(controls.tertiary, 0);
-        assert_eq!(controls.primary & primary::ACTIVATE_TERTIARY_CONTROLS, 0);
-        assert_ne!(controls.pin & pin::PROCESS_POSTED_INTERRUPTS, 0);
-    }
-
-    #[test]
-    fn delivery_needs_the_access_virtualization_of_the_mode() {
-        let features = without(Feature::VirtualizeX2apicMode);
-        let plan = ApicPlan::new(features, ApicAssistance::X2apic);
-        assert!(plan.tpr_shadow && !plan.delivery && !plan.posted && !plan.ipi);
-        assert!(ApicPlan::new(features, ApicAssistance::Xapic).delivery);
-    }
-
-    #[test]
-    fn entry_checks_of_apic_virtualization_hold_for_every_set_of_features() {
-        // SDM 26.2.1.1 VM-execution control fields.
-        for mask in 0..1u32 << 7 {
-            let mut off = FeatureSet::EMPTY;
-            for (bit, feature) in [
-                Feature::TprShadow,
-                Feature::VirtualizeApicAccesses,
-                Feature::VirtualizeX2apicMode,
-                Feature::ApicRegisterVirtualization,
-                Feature::VirtualInterruptDelivery,
-                Feature::PostedInterrupts,
-                Feature::IpiVirtualization,
-            ]
-            .into_iter()
-            .enumerate()
-            {
-                if mask >> bit & 1 != 0 {
-                    off.insert(feature);
-                }
-            }
-            let features = negotiate(&everything(), off);
-            for assistance in [
-                ApicAssistance::Inhibited,
-                ApicAssistance::Xapic,
-                ApicAssistance::X2apic,
-            ] {
-                let plan = ApicPlan::new(features, assistance);
-                assert!(
-                    plan.tpr_shadow
-                        || !(plan.x2apic_mode || plan.registers || plan.delivery || plan.ipi)
-                );
-                assert!(!(plan.apic_accesses && plan.x2apic_mode));
-                assert!(plan.delivery || !plan.posted);
-            }
+        let on = controls(&[], ApicMode::X2apic, IpiPlan::Virtualize);
+        assert_eq!(on.tertiary, tertiary::IPI_VIRTUALIZATION);
+        assert_ne!(on.primary & primary::ACTIVATE_TERTIARY_CONTROLS, 0);
+        assert_ne!(on.pin & pin::PROCESS_POSTED_INTERRUPTS, 0);
+        for off in [
+            controls(&[], ApicMode::X2apic, IpiPlan::Software),
+            controls(&[], ApicMode::Disabled, IpiPlan::Virtualize),
+            controls(
+                &[Feature::PostedInterrupts],
+                ApicMode::Xapic,
+                IpiPlan::Virtualize,
+            ),
+        ] {
+            assert_eq!(off.tertiary, 0);
+            assert_eq!(off.primary & primary::ACTIVATE_TERTIARY_CONTROLS, 0);
         }
+    }
+
+    #[test]
+    fn optional_features_bring_their_bits() {
+        let all = controls(&[], ApicMode::Xapic, IpiPlan::Software);
+        let less = controls(
+            &[Feature::Vpid, Feature::VirtualNmis, Feature::Pat],
+            ApicMode::Xapic,
+            IpiPlan::Software,
+        );
+        assert_eq!(all.secondary & !less.secondary, secondary::ENABLE_VPID);
+        assert_eq!(all.pin & !less.pin, pin::VIRTUAL_NMIS);
+        assert_eq!(all.exit & !less.exit, exit::SAVE_PAT | exit::LOAD_PAT);
+        assert_eq!(all.entry & !less.entry, entry::LOAD_PAT);
     }
 }

@@ -1,5 +1,8 @@
 //! The MSR bitmap (SDM 25.6.9 MSR-bitmap address): everything exits unless it is passed through.
 
+use crate::interrupts::apic_virtualization::X2apicMsrPlan;
+use arch::msr;
+
 /// An access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -60,64 +63,41 @@ impl MsrBitmap {
         Self::place(msr, access).is_none_or(|(byte, bit)| self.0[byte] & bit != 0)
     }
 
-    /// Sets what an x2APIC guest may do without exits under `plan`. The rest of 800H-8FFH exits:
-    /// without virtualization those MSRs are the physical APIC's, which no guest may reach.
-    pub fn set_x2apic(&mut self, plan: super::control_plan::ApicPlan) {
-        use arch::msr;
+    /// Sets what a guest may do to MSRs 800H to 8FFH. What the plan does not pass exits: it would be
+    /// the physical APIC's register, which no guest may reach.
+    pub fn set_x2apic(&mut self, plan: &X2apicMsrPlan) {
         for register in msr::X2APIC_FIRST..=msr::X2APIC_LAST {
-            self.intercept(register, Access::Read);
-            self.intercept(register, Access::Write);
-        }
-        if !plan.x2apic_mode {
-            return;
-        }
-        // SDM 30.5 Virtualizing MSR-based APIC accesses.
-        self.pass(msr::IA32_X2APIC_TPR, Access::Read);
-        self.pass(msr::IA32_X2APIC_TPR, Access::Write);
-        if plan.registers {
-            for register in msr::X2APIC_FIRST..=msr::X2APIC_LAST {
-                // The current count is never on the page; PPR is only where the processor keeps it.
-                let on_page = readable_from_page(register)
-                    && (plan.delivery || register != msr::X2APIC_FIRST + 0x0a);
-                if on_page {
-                    self.pass(register, Access::Read);
-                }
-            }
-        }
-        if plan.delivery {
-            self.pass(msr::IA32_X2APIC_EOI, Access::Write);
-            self.pass(msr::IA32_X2APIC_SELF_IPI, Access::Write);
-        }
-        // Only while the processor virtualizes IPIs: otherwise this is the physical ICR.
-        if plan.ipi {
-            self.pass(msr::IA32_X2APIC_ICR, Access::Write);
+            self.set(register, Access::Read, plan.read_passes(register));
+            self.set(register, Access::Write, plan.write_passes(register));
         }
     }
-}
 
-/// Whether a read of the x2APIC MSR is answered by what the virtual-APIC page holds. Others, and
-/// MSRs that do not exist (which must fault), exit.
-const fn readable_from_page(msr: u32) -> bool {
-    matches!(
-        msr - arch::msr::X2APIC_FIRST,
-        0x02 | 0x03 | 0x08 | 0x0a | 0x0d | 0x0f | 0x10..=0x28 | 0x30 | 0x32..=0x38 | 0x3e
-    )
+    /// Passes through what the policy for guest MSRs passes.
+    pub fn set_policy(&mut self, policy: &[crate::vm::msr::Line]) {
+        use crate::vm::msr::Access::PassThrough;
+        for line in policy {
+            for register in line.first..=line.last {
+                self.set(register, Access::Read, line.read == PassThrough);
+                self.set(register, Access::Write, line.write == PassThrough);
+            }
+        }
+    }
+
+    fn set(&mut self, msr: u32, access: Access, pass: bool) {
+        if pass {
+            self.pass(msr, access);
+        } else {
+            self.intercept(msr, access);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vmx::control_plan::ApicPlan;
-
-    const ALL: ApicPlan = ApicPlan {
-        tpr_shadow: true,
-        apic_accesses: false,
-        x2apic_mode: true,
-        registers: true,
-        delivery: true,
-        posted: true,
-        ipi: true,
-    };
+    use crate::interrupts::apic_virtualization::{ApicControls, ApicFeatures};
+    use crate::interrupts::ipi_virtualization::IpiPlan;
+    use apic::apic_base::ApicMode;
 
     #[test]
     fn places_are_the_manuals() {
@@ -142,45 +122,42 @@ mod tests {
         assert!(MsrBitmap::new().intercepts(0x4000_0000, Access::Read));
     }
 
-    fn icr_write_exits(plan: ApicPlan) -> bool {
+    fn planned(features: ApicFeatures, mode: ApicMode, plan: IpiPlan) -> MsrBitmap {
         let mut bitmap = MsrBitmap::new();
-        bitmap.set_x2apic(ALL);
-        bitmap.set_x2apic(plan);
-        bitmap.intercepts(0x830, Access::Write)
+        // Whatever was open before.
+        bitmap.0[0x100..0x120].fill(0);
+        bitmap.0[0x900..0x920].fill(0);
+        bitmap.set_x2apic(&ApicControls::new(features, mode, plan).x2apic_msrs());
+        bitmap
     }
 
     #[test]
     fn the_icr_is_only_open_while_the_processor_virtualizes_ipis() {
-        assert!(!icr_write_exits(ALL));
-        assert!(icr_write_exits(ApicPlan { ipi: false, ..ALL }));
-        assert!(icr_write_exits(ApicPlan::default()));
-        assert!(icr_write_exits(ApicPlan {
-            x2apic_mode: false,
-            ..ALL
-        }));
+        let all = ApicFeatures::ALL;
+        for (features, mode, plan, exits) in [
+            (all, ApicMode::X2apic, IpiPlan::Virtualize, false),
+            (all, ApicMode::X2apic, IpiPlan::Software, true),
+            (all, ApicMode::Xapic, IpiPlan::Virtualize, true),
+            (all, ApicMode::Disabled, IpiPlan::Virtualize, true),
+            (
+                ApicFeatures::default(),
+                ApicMode::X2apic,
+                IpiPlan::Virtualize,
+                true,
+            ),
+        ] {
+            let bitmap = planned(features, mode, plan);
+            assert_eq!(bitmap.intercepts(0x830, Access::Write), exits);
+        }
     }
 
     #[test]
-    fn each_part_opens_its_own_registers() {
-        let mut bitmap = MsrBitmap::new();
-        bitmap.set_x2apic(ApicPlan {
-            registers: false,
-            delivery: false,
-            posted: false,
-            ipi: false,
-            ..ALL
-        });
-        let open = |bitmap: &MsrBitmap, access| {
-            (0x800..0x900)
-                .filter(|msr| !bitmap.intercepts(*msr, access))
-                .collect::<Vec<u32>>()
-        };
-        assert_eq!(open(&bitmap, Access::Read), [0x808]);
-        assert_eq!(open(&bitmap, Access::Write), [0x808]);
-        bitmap.set_x2apic(ALL);
-        assert_eq!(open(&bitmap, Access::Write), [0x808, 0x80b, 0x830, 0x83f]);
-        assert!(bitmap.intercepts(0x839, Access::Read));
-        assert!(bitmap.intercepts(0x831, Access::Read));
-        assert!(!bitmap.intercepts(0x80a, Access::Read));
+    fn policy_and_plan_do_not_touch_each_other() {
+        let mut bitmap = planned(ApicFeatures::ALL, ApicMode::X2apic, IpiPlan::Virtualize);
+        bitmap.set_policy(crate::vm::msr::POLICY);
+        assert!(!bitmap.intercepts(0xc000_0102, Access::Write));
+        assert!(!bitmap.intercepts(0x830, Access::Write));
+        assert!(bitmap.intercepts(0x1b, Access::Read));
+        assert!(bitmap.intercepts(0x48, Access::Write));
     }
 }

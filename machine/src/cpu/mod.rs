@@ -16,7 +16,6 @@ pub mod raise;
 pub mod register;
 pub mod run;
 pub mod segment;
-mod stack;
 pub mod state;
 pub mod tlb;
 pub mod x87;

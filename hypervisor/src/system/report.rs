@@ -1,0 +1,69 @@
+//! What is printed at the end, and when an entry failed.
+#![allow(
+    unsafe_code,
+    reason = "reads structures by physical address for the dump"
+)]
+
+use super::Hypervisor;
+use crate::host::{console, instructions};
+use crate::say;
+use crate::vcpu::exit_counters::ExitCounters;
+use crate::vcpu::run::Failure;
+use crate::vmx::dump::{self, PhysicalMemory};
+use crate::vmx::instructions::CurrentVmcs;
+
+/// Structures of the hypervisor's own, identity-mapped.
+struct Identity;
+
+impl PhysicalMemory for Identity {
+    fn read_u64(&self, address: u64) -> u64 {
+        // SAFETY: the dump asks only for addresses that the hypervisor wrote into the VMCS or the
+        // PID-pointer table: its own structures, mapped, aligned to 8.
+        unsafe { (address as *const u64).read_volatile() }
+    }
+}
+
+/// The physical-address width (CPUID.80000008H:EAX[7:0]).
+pub fn physical_address_width() -> u32 {
+    if instructions::cpuid(0x8000_0000, 0).eax >= 0x8000_0008 {
+        instructions::cpuid(0x8000_0008, 0).eax & 0xff
+    } else {
+        36
+    }
+}
+
+/// Prints the whole VMCS that is current on this processor.
+pub fn dump_vmcs(vcpu: u32, processor: u32, failure: &Failure) {
+    // SAFETY: the caller's vCPU is loaded on this processor.
+    let vmcs = unsafe { CurrentVmcs::new() };
+    console::with_writer(|out| {
+        let _ = writeln!(
+            out,
+            "posthaste: vcpu {vcpu} on processor {processor} cannot be entered: {failure}"
+        );
+        let _ = dump::write(out, &vmcs, &Identity, physical_address_width());
+    });
+}
+
+/// Prints the exits of every vCPU. No processor runs one any more.
+pub fn exits(hypervisor: &Hypervisor) {
+    let mut all = ExitCounters::default();
+    for number in 0..hypervisor.vm.vcpu_count() {
+        // SAFETY: the caller's promise that every processor has left its vCPU.
+        let Some(vcpu) = (unsafe { hypervisor.vm.vcpu(number) }) else {
+            continue;
+        };
+        all.add(&vcpu.exits);
+        line(&number, &vcpu.exits);
+    }
+    line(&"all", &all);
+    say!("posthaste: {} exits", all.total());
+}
+
+fn line(who: &dyn core::fmt::Display, counters: &ExitCounters) {
+    console::with_writer(|out| {
+        let _ = write!(out, "#ph exits vcpu={who}");
+        let _ = counters.write(out);
+        let _ = writeln!(out);
+    });
+}

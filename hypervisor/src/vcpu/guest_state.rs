@@ -1,0 +1,224 @@
+//! The registers of a guest that the VMCS holds, as RESET, INIT, a start-up IPI or a loader leaves
+//! them.
+
+use crate::vmx::vmcs::{Vmcs, VmxError};
+use arch::control_register::{cr0, cr4, rflags};
+use arch::vmcs::{self, Field16, Field32, FieldNatural};
+
+/// CR0 bits that the guest sees as it wrote them, while the real ones are what VMX wants: NE must be
+/// 1 (SDM A.7), and caching is the hypervisor's business.
+pub const CR0_HOST_OWNED: u64 = cr0::NE | cr0::CD | cr0::NW;
+
+/// CR4 bits that a guest may set.
+pub const CR4_GUEST: u64 = cr4::VME
+    | cr4::PVI
+    | cr4::TSD
+    | cr4::DE
+    | cr4::PSE
+    | cr4::PAE
+    | cr4::MCE
+    | cr4::PGE
+    | cr4::PCE
+    | cr4::OSFXSR
+    | cr4::OSXMMEXCPT
+    | cr4::UMIP
+    | cr4::FSGSBASE
+    | cr4::SMEP
+    | cr4::SMAP;
+
+/// CR0 after INIT (SDM 9.1.1, table "IA-32 and Intel 64 Processor States").
+pub const CR0_RESET: u64 = cr0::CD | cr0::NW | cr0::ET;
+
+/// Where a vCPU starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// In real mode at the page that a start-up IPI names.
+    StartUp {
+        /// The page.
+        page: u8,
+    },
+    /// In flat 32-bit protected mode without paging, as PVH and multiboot want.
+    Flat32 {
+        /// EIP.
+        eip: u32,
+    },
+}
+
+struct Segment {
+    selector: Field16,
+    base: FieldNatural,
+    limit: Field32,
+    access_rights: Field32,
+}
+
+macro_rules! segment {
+    ($selector:ident, $base:ident, $limit:ident, $rights:ident) => {
+        Segment {
+            selector: vmcs::$selector,
+            base: vmcs::$base,
+            limit: vmcs::$limit,
+            access_rights: vmcs::$rights,
+        }
+    };
+}
+
+const CS: Segment = segment!(
+    GUEST_CS_SELECTOR,
+    GUEST_CS_BASE,
+    GUEST_CS_LIMIT,
+    GUEST_CS_ACCESS_RIGHTS
+);
+const DATA: [Segment; 5] = [
+    segment!(
+        GUEST_SS_SELECTOR,
+        GUEST_SS_BASE,
+        GUEST_SS_LIMIT,
+        GUEST_SS_ACCESS_RIGHTS
+    ),
+    segment!(
+        GUEST_DS_SELECTOR,
+        GUEST_DS_BASE,
+        GUEST_DS_LIMIT,
+        GUEST_DS_ACCESS_RIGHTS
+    ),
+    segment!(
+        GUEST_ES_SELECTOR,
+        GUEST_ES_BASE,
+        GUEST_ES_LIMIT,
+        GUEST_ES_ACCESS_RIGHTS
+    ),
+    segment!(
+        GUEST_FS_SELECTOR,
+        GUEST_FS_BASE,
+        GUEST_FS_LIMIT,
+        GUEST_FS_ACCESS_RIGHTS
+    ),
+    segment!(
+        GUEST_GS_SELECTOR,
+        GUEST_GS_BASE,
+        GUEST_GS_LIMIT,
+        GUEST_GS_ACCESS_RIGHTS
+    ),
+];
+const LDTR: Segment = segment!(
+    GUEST_LDTR_SELECTOR,
+    GUEST_LDTR_BASE,
+    GUEST_LDTR_LIMIT,
+    GUEST_LDTR_ACCESS_RIGHTS
+);
+const TR: Segment = segment!(
+    GUEST_TR_SELECTOR,
+    GUEST_TR_BASE,
+    GUEST_TR_LIMIT,
+    GUEST_TR_ACCESS_RIGHTS
+);
+
+impl Segment {
+    fn write(
+        &self,
+        vmcs: &mut impl Vmcs,
+        selector: u16,
+        base: u64,
+        limit: u32,
+        access_rights: u32,
+    ) -> Result<(), VmxError> {
+        vmcs.write(self.selector, selector)?;
+        vmcs.write(self.base, base)?;
+        vmcs.write(self.limit, limit)?;
+        vmcs.write(self.access_rights, access_rights)
+    }
+}
+
+/// The real CR0 under the one that the guest sees.
+pub const fn real_cr0(seen: u64) -> u64 {
+    (seen | cr0::NE | cr0::ET) & !(cr0::CD | cr0::NW)
+}
+
+/// Writes the guest-state area as `start` says. `has_pat`: the VMCS holds IA32_PAT.
+// SDM 9.1.1, table "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT"; access
+// rights as in SDM 25.4.1.
+pub fn write(vmcs: &mut impl Vmcs, start: Start, has_pat: bool) -> Result<(), VmxError> {
+    let seen_cr0 = match start {
+        Start::StartUp { page } => {
+            CS.write(
+                vmcs,
+                u16::from(page) << 8,
+                u64::from(page) << 12,
+                0xffff,
+                0x9b,
+            )?;
+            for segment in &DATA {
+                segment.write(vmcs, 0, 0, 0xffff, 0x93)?;
+            }
+            vmcs.write(vmcs::GUEST_RIP, 0)?;
+            CR0_RESET
+        }
+        Start::Flat32 { eip } => {
+            CS.write(vmcs, 0x08, 0, u32::MAX, 0xc09b)?;
+            for segment in &DATA {
+                segment.write(vmcs, 0x10, 0, u32::MAX, 0xc093)?;
+            }
+            vmcs.write(vmcs::GUEST_RIP, u64::from(eip))?;
+            cr0::PE | cr0::ET
+        }
+    };
+    LDTR.write(vmcs, 0, 0, 0xffff, 0x82)?;
+    TR.write(vmcs, 0, 0, 0xffff, 0x8b)?;
+    for (base, limit) in [
+        (vmcs::GUEST_GDTR_BASE, vmcs::GUEST_GDTR_LIMIT),
+        (vmcs::GUEST_IDTR_BASE, vmcs::GUEST_IDTR_LIMIT),
+    ] {
+        vmcs.write(base, 0)?;
+        vmcs.write(limit, 0xffff)?;
+    }
+    vmcs.write(vmcs::CR0_READ_SHADOW, seen_cr0)?;
+    vmcs.write(vmcs::GUEST_CR0, real_cr0(seen_cr0))?;
+    vmcs.write(vmcs::CR4_READ_SHADOW, 0)?;
+    vmcs.write(vmcs::GUEST_CR4, cr4::VMXE)?;
+    vmcs.write(vmcs::GUEST_CR3, 0)?;
+    vmcs.write(vmcs::GUEST_DR7, 0x400)?;
+    vmcs.write(vmcs::GUEST_RSP, 0)?;
+    vmcs.write(vmcs::GUEST_RFLAGS, rflags::RESERVED_1)?;
+    vmcs.write(vmcs::GUEST_EFER, 0)?;
+    vmcs.write(vmcs::GUEST_DEBUGCTL, 0)?;
+    vmcs.write(vmcs::GUEST_SYSENTER_CS, 0)?;
+    vmcs.write(vmcs::GUEST_SYSENTER_ESP, 0)?;
+    vmcs.write(vmcs::GUEST_SYSENTER_EIP, 0)?;
+    vmcs.write(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, 0)?;
+    vmcs.write(vmcs::GUEST_INTERRUPTIBILITY_STATE, 0)?;
+    vmcs.write(vmcs::GUEST_ACTIVITY_STATE, 0)?;
+    if has_pat {
+        // SDM 11.12.4, "Programming the PAT": value at reset.
+        vmcs.write(vmcs::GUEST_PAT, 0x0007_0406_0007_0406)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmx::vmcs::tests::MapVmcs;
+
+    #[test]
+    fn a_start_up_begins_in_real_mode_at_its_page() {
+        let mut map = MapVmcs::default();
+        write(&mut map, Start::StartUp { page: 0x9a }, true).unwrap();
+        assert_eq!(map.fields[&0x0802], 0x9a00);
+        assert_eq!(map.fields[&0x6808], 0x9_a000);
+        assert_eq!(map.fields[&0x681e], 0);
+        assert_eq!(map.fields[&0x6004], 0x6000_0010);
+        assert_eq!(map.fields[&0x6800], 0x30);
+        assert_eq!(map.fields[&0x6804], 1 << 13);
+    }
+
+    #[test]
+    fn a_loader_begins_in_flat_protected_mode() {
+        let mut map = MapVmcs::default();
+        write(&mut map, Start::Flat32 { eip: 0x10_0000 }, false).unwrap();
+        assert_eq!(map.fields[&0x681e], 0x10_0000);
+        assert_eq!(map.fields[&0x4816], 0xc09b);
+        assert_eq!(map.fields[&0x4802], 0xffff_ffff);
+        assert_eq!(map.fields[&0x6800], 0x31);
+        assert!(!map.fields.contains_key(&vmcs::GUEST_PAT.0));
+    }
+}
