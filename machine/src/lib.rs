@@ -5,6 +5,7 @@
 //! [`arch`] pins.
 
 pub mod cpu;
+pub mod machine;
 pub mod memory;
 pub mod platform;
 pub mod schedule;

@@ -31,11 +31,7 @@ impl Cpu {
         let sum = self.registers[(op.base & 31) as usize]
             .wrapping_add(self.registers[(op.index & 31) as usize] << (op.scale & 3))
             .wrapping_add(op.displacement as i64 as u64);
-        match op.address_bits() {
-            64 => sum,
-            32 => sum as u32 as u64,
-            _ => sum as u16 as u64,
-        }
+        op.truncate(sum)
     }
 
     /// The linear address of `size` bytes at `offset` of a segment, after the checks of
@@ -387,4 +383,20 @@ atomic! {
     u16, AtomicU16, atomic_u16;
     u32, AtomicU32, atomic_u32;
     u64, AtomicU64, atomic_u64;
+}
+
+impl Atomic for u128 {
+    /// The host's own 16-byte compare-exchange where it has one.
+    #[inline]
+    fn atomic_update(ram: &Ram, offset: u64, mut change: impl FnMut(Self) -> Self) -> Self {
+        let mut old = ram.load::<u128>(offset);
+        loop {
+            // `old` may be torn; then the exchange fails and says what is there.
+            let found = ram.compare_exchange_16(offset, old, change(old));
+            if found == old {
+                return old;
+            }
+            old = found;
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Decoding: from bytes to an [`Op`].
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, MemorySize, OpKind, Register};
+use iced_x86::{
+    Code, Decoder, DecoderError, DecoderOptions, Instruction, MemorySize, OpKind, Register,
+};
 
 use super::{
     execute,
@@ -173,6 +175,7 @@ pub fn decode(bytes: &[u8], bits: u32) -> Decoded {
         length,
         attributes: 0,
         extra: 0,
+        address_shift: 0,
     };
     if instruction.is_invalid() {
         return Decoded::Op {
@@ -181,6 +184,10 @@ pub fn decode(bytes: &[u8], bits: u32) -> Decoded {
         };
     }
     lower_operands(&instruction, bits, base, &mut lowered);
+    let prefixes = Prefixes::scan(bytes, bits);
+    lowered.address_shift = 64 - prefixes.address_bits(bits) as u8;
+    lowered.attributes |=
+        size_code(prefixes.operand_bits(&instruction, bits)) << op::OPERAND_SIZE_SHIFT;
     lowered.execute = execute::select(&instruction, bits);
     Decoded::Op {
         op: lowered,
@@ -243,10 +250,6 @@ fn lower_operands(instruction: &Instruction, bits: u32, base: u64, lowered: &mut
             }
         }
     }
-    let address_bits = address_bits(instruction, bits);
-    lowered.attributes |= size_code(address_bits) << op::ADDRESS_SIZE_SHIFT;
-    lowered.attributes |=
-        size_code(execute::operand_size(instruction, bits)) << op::OPERAND_SIZE_SHIFT;
     if instruction.has_rep_prefix() {
         lowered.attributes |= op::REP;
     }
@@ -290,47 +293,85 @@ fn lower_memory(instruction: &Instruction, bits: u32, next: u64, operand: u32, l
         lowered.displacement = displacement.wrapping_sub(next) as i32;
     } else {
         lowered.displacement = displacement as i32;
-        if instruction.memory_displ_size() == 8 {
-            // MOV moffs with a 64-bit address.
+        if is_memory_offset(instruction.code()) {
+            // Up to 64 bits, too many for `displacement`.
             lowered.immediate = displacement;
         }
     }
 }
 
-/// Address size in bits: that of a memory operand's registers, or by prefix and mode.
-fn address_bits(instruction: &Instruction, bits: u32) -> u32 {
-    for i in 0..instruction.op_count() {
-        match instruction.op_kind(i) {
-            OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => return 16,
-            OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => return 32,
-            OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => return 64,
-            OpKind::Memory => {
-                let register = match instruction.memory_base() {
-                    Register::None => instruction.memory_index(),
-                    base => base,
-                };
-                if register != Register::None {
-                    return register.size() as u32 * 8;
-                }
-                return match instruction.memory_displ_size() {
-                    2 => 16,
-                    8 => 64,
-                    _ if bits == 64 && !has_address_prefix(instruction) => 64,
-                    _ => 32,
-                };
-            }
-            _ => {}
-        }
-    }
-    execute::implicit_address_size(instruction, bits)
+/// MOV with an absolute offset as its operand, opcodes A0 to A3.
+pub fn is_memory_offset(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Mov_AL_moffs8
+            | Code::Mov_AX_moffs16
+            | Code::Mov_EAX_moffs32
+            | Code::Mov_RAX_moffs64
+            | Code::Mov_moffs8_AL
+            | Code::Mov_moffs16_AX
+            | Code::Mov_moffs32_EAX
+            | Code::Mov_moffs64_RAX
+    )
 }
 
-fn has_address_prefix(instruction: &Instruction) -> bool {
-    // Without registers iced gives a 4-byte displacement for both sizes; it sign-extends only for
-    // 64-bit addressing.
-    instruction.memory_displ_size() == 4
-        && instruction.memory_displacement64() >> 32 == 0
-        && instruction.memory_displacement64() >> 31 != 0
+/// The prefixes that change sizes (SDM volume 2, 2.1.1 Instruction prefixes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Prefixes {
+    operand_size: bool,
+    address_size: bool,
+    rex_w: bool,
+}
+
+impl Prefixes {
+    fn scan(bytes: &[u8], bits: u32) -> Self {
+        let mut found = Self::default();
+        for byte in bytes.iter().take(LONGEST) {
+            match byte {
+                0x66 => found.operand_size = true,
+                0x67 => found.address_size = true,
+                0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf0 | 0xf2 | 0xf3 => {}
+                // REX counts only right before the opcode (SDM volume 2, 2.2.1).
+                0x40..=0x4f if bits == 64 => {
+                    found.rex_w = byte & 8 != 0;
+                    continue;
+                }
+                _ => break,
+            }
+            found.rex_w = false;
+        }
+        found
+    }
+
+    fn address_bits(self, bits: u32) -> u32 {
+        match (bits, self.address_size) {
+            (64, false) => 64,
+            (64, true) | (32, false) | (16, true) => 32,
+            _ => 16,
+        }
+    }
+
+    /// SDM volume 1, 3.6.1 Operand size and address size in 64-bit mode.
+    fn operand_bits(self, instruction: &Instruction, bits: u32) -> u32 {
+        if bits == 64 {
+            let information = instruction.op_code();
+            let forced = information.force_op_size64() || information.intel_force_op_size64();
+            return if self.rex_w || forced {
+                64
+            } else if self.operand_size {
+                16
+            } else if information.default_op_size64() {
+                64
+            } else {
+                32
+            };
+        }
+        if (bits == 32) != self.operand_size {
+            32
+        } else {
+            16
+        }
+    }
 }
 
 fn segment_number(segment: Register, bits: u32) -> u8 {

@@ -16,6 +16,7 @@ pub mod raise;
 pub mod register;
 pub mod run;
 pub mod segment;
+mod stack;
 pub mod state;
 pub mod tlb;
 pub mod x87;

@@ -22,8 +22,6 @@ pub const REP: u8 = 1 << 0;
 pub const REPNE: u8 = 1 << 1;
 /// Attribute bit: a LOCK prefix, or XCHG with memory.
 pub const LOCK: u8 = 1 << 2;
-/// Attribute bits 4:3: address size, 0 for 16 bits, 1 for 32, 2 for 64.
-pub const ADDRESS_SIZE_SHIFT: u8 = 3;
 /// Attribute bits 6:5: operand size by prefixes and mode, 0 for 16 bits, 1 for 32, 2 for 64.
 pub const OPERAND_SIZE_SHIFT: u8 = 5;
 
@@ -50,23 +48,32 @@ pub struct Op {
     pub rm: u8,
     /// Length in bytes, 1 to 15.
     pub length: u8,
-    /// [`REP`], [`REPNE`], [`LOCK`], address and operand size.
+    /// [`REP`], [`REPNE`], [`LOCK`] and the operand size.
     pub attributes: u8,
     /// Third register operand, second immediate, or condition code.
     pub extra: u8,
+    /// 64 minus the address size in bits: 0, 32 or 48.
+    pub address_shift: u8,
 }
 
 impl Op {
     /// Address size in bits: 16, 32 or 64.
     #[inline(always)]
     pub fn address_bits(&self) -> u32 {
-        16 << (self.attributes >> ADDRESS_SIZE_SHIFT & 3)
+        64 - u32::from(self.address_shift & 63)
+    }
+
+    /// Truncates an offset to the address size.
+    #[inline(always)]
+    pub fn truncate(&self, offset: u64) -> u64 {
+        let shift = self.address_shift & 63;
+        offset << shift >> shift
     }
 
     /// Operand size in bits: 16, 32 or 64.
     #[inline(always)]
     pub fn operand_bits(&self) -> u32 {
-        16 << (self.attributes >> OPERAND_SIZE_SHIFT & 3)
+        16 << ((self.attributes >> OPERAND_SIZE_SHIFT) & 3)
     }
 
     /// Whether `attribute` is set.

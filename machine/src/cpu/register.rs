@@ -26,24 +26,17 @@ pub trait Operand: Word {
 }
 
 impl Operand for u8 {
+    // 16..=19 are AH, CH, DH, BH: bits 15:8 of registers 0..=3.
     #[inline(always)]
     fn register(cpu: &Cpu, number: u8) -> Self {
-        if number < 16 {
-            cpu.registers[(number & 15) as usize] as u8
-        } else {
-            (cpu.registers[(number & 3) as usize] >> 8) as u8
-        }
+        (cpu.registers[(number & 15) as usize] >> ((number & 16) >> 1)) as u8
     }
 
     #[inline(always)]
     fn set_register(cpu: &mut Cpu, number: u8, value: Self) {
-        if number < 16 {
-            let slot = &mut cpu.registers[(number & 15) as usize];
-            *slot = *slot & !0xff | u64::from(value);
-        } else {
-            let slot = &mut cpu.registers[(number & 3) as usize];
-            *slot = *slot & !0xff00 | u64::from(value) << 8;
-        }
+        let shift = (number & 16) >> 1;
+        let slot = &mut cpu.registers[(number & 15) as usize];
+        *slot = *slot & !(0xff << shift) | u64::from(value) << shift;
     }
 }
 

@@ -70,6 +70,7 @@ impl Processor {
                 // nothing but fault does not stop time.
                 cpu.instructions += 1;
                 cpu.instruction_start = cpu.rip();
+                cpu.instructions += 1;
                 cpu.handle_raised();
                 return;
             }
@@ -81,6 +82,7 @@ impl Processor {
             ops.len() as u32
         };
         cpu.inhibit_expires = shadowed;
+        let mut completed = true;
         for op in ops {
             cpu.ops_left -= 1;
             cpu.instructions += 1;
@@ -88,6 +90,9 @@ impl Processor {
             cpu.instruction_start = start;
             cpu.set_rip(start.wrapping_add(u64::from(op.length)));
             if (op.execute)(cpu, op).is_err() {
+                // Between the iterations of a string instruction there is a trap; what delivers an
+                // exception instead of completing has none.
+                completed = matches!(cpu.pending, Pending::Again);
                 cpu.handle_raised();
                 break;
             }
@@ -99,7 +104,7 @@ impl Processor {
             cpu.inhibit = Inhibit::None;
             cpu.check_events = true;
         }
-        if trapped {
+        if trapped && completed {
             cpu.single_step_trap();
         }
         if !cpu.stale_code.is_empty() {

@@ -165,6 +165,34 @@ impl Ram {
         }
     }
 
+    /// Replaces the 16 bytes at a RAM offset by `new` if they are `current`; gives what was there.
+    /// It is one atomic step if the offset is a multiple of 16 and the host has CMPXCHG16B; where
+    /// it has not, only with respect to itself, under a lock. Beyond the end of RAM it gives
+    /// `current` and does nothing.
+    pub fn compare_exchange_16(&self, offset: u64, current: u128, new: u128) -> u128 {
+        static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let Some(pointer) = self.pointer::<u128>(offset) else {
+            return current;
+        };
+        #[cfg(target_arch = "x86_64")]
+        if offset.is_multiple_of(16) && std::arch::is_x86_feature_detected!("cmpxchg16b") {
+            use std::sync::atomic::Ordering::SeqCst;
+            // SAFETY: the processor has the instruction; `pointer` is in bounds and aligned, since
+            // the mapping starts on a page; all other accesses are volatile or atomic.
+            return unsafe { std::arch::x86_64::cmpxchg16b(pointer, current, new, SeqCst, SeqCst) };
+        }
+        let _ = pointer;
+        // The lock guards no data that a panic could leave half done.
+        let _held = LOCK
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let found = self.load::<u128>(offset);
+        if found == current {
+            self.store(offset, new);
+        }
+        found
+    }
+
     /// Sets `length` bytes to `value`.
     pub fn fill(&self, to: u64, length: u64, value: u8) {
         if to.checked_add(length).is_none_or(|end| end > self.size) {

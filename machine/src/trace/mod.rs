@@ -5,5 +5,6 @@ mod event;
 mod report;
 
 pub use counters::{Counters, Snapshot};
+pub(crate) use event::mix;
 pub use event::{Event, Trace};
 pub use report::Unimplemented;

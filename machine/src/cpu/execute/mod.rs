@@ -1,9 +1,25 @@
 //! The instructions, a file per family. Each family says which function carries out an instruction.
 
-use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register};
+mod arithmetic;
+mod bit;
+mod branch;
+mod condition;
+mod data;
+mod decimal;
+mod exchange;
+mod flag;
+mod hint;
+mod multiply;
+pub mod place;
+mod shift;
+mod stack;
+mod string;
+
+use iced_x86::{FlowControl, Instruction, Mnemonic};
 
 use super::{
     Cpu,
+    decode::{self, Form},
     op::{self, Execute, Op},
     raise::Raised,
 };
@@ -23,6 +39,7 @@ pub const INVALID: Op = Op {
     length: 1,
     attributes: 0,
     extra: 0,
+    address_shift: 0,
 };
 
 /// Bytes that are no instruction: #UD.
@@ -37,42 +54,45 @@ pub fn not_implemented(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     Err(cpu.invalid_opcode())
 }
 
+/// Says which function carries out an instruction, if the family has it.
+type Family = fn(&Instruction, Form, u32) -> Option<Execute>;
+
+/// The families, asked in this order.
+const FAMILIES: &[Family] = &[
+    arithmetic::select,
+    shift::select,
+    multiply::select,
+    bit::select,
+    data::select,
+    exchange::select,
+    condition::select,
+    branch::select,
+    stack::select,
+    string::select,
+    flag::select,
+    decimal::select,
+    hint::select,
+];
+
 /// The function that carries out `instruction` in `bits`-bit code.
 pub fn select(instruction: &Instruction, bits: u32) -> Execute {
-    let _ = bits;
-    if instruction.mnemonic() == Mnemonic::Ud2 {
+    if matches!(
+        instruction.mnemonic(),
+        Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2
+    ) {
         return invalid_opcode;
     }
-    not_implemented
+    let form = decode::form(instruction);
+    FAMILIES
+        .iter()
+        .find_map(|family| family(instruction, form, bits))
+        .unwrap_or(not_implemented)
 }
 
 /// Whether control may go elsewhere after `instruction`. Instructions that change the mode or may
 /// unmask an event end their block themselves, by [`Cpu::look_at_events`].
 pub fn ends_block(instruction: &Instruction) -> bool {
     instruction.flow_control() != FlowControl::Next
-}
-
-/// Operand size in bits by prefixes and mode, for instructions whose operands do not show it
-/// (near branches, PUSH, IRET, string moves).
-pub fn operand_size(instruction: &Instruction, bits: u32) -> u32 {
-    use OpCodeOperandKind as K;
-    let _ = K::None;
-    match instruction.code() {
-        Code::INVALID => bits,
-        code => match code.op_code().operand_size() {
-            0 => bits.min(32),
-            size => size,
-        },
-    }
-}
-
-/// Address size in bits of an instruction without an explicit memory operand (string operations
-/// have one; LOOP and JCXZ show it in their opcode).
-pub fn implicit_address_size(instruction: &Instruction, bits: u32) -> u32 {
-    match instruction.code().op_code().address_size() {
-        0 => bits,
-        size => size,
-    }
 }
 
 impl Cpu {
@@ -101,5 +121,3 @@ impl Cpu {
         self.platform.report_unimplemented(report);
     }
 }
-
-const _: fn(&Instruction) -> (OpKind, Register) = |i| (i.op_kind(0), i.op_register(0));

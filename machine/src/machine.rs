@@ -1,0 +1,365 @@
+//! A whole machine: built from a configuration, loaded with a kernel, run, reported on.
+
+use std::fmt;
+use std::io::Write;
+use std::sync::Arc;
+
+use apic::apic_base::ApicMode;
+use apic::routing::Identity;
+use arch::control_register::cr0;
+use arch::pvh::{self, MemoryRegion};
+use devices::pc::Pc;
+use devices::rtc_calendar::DateTime;
+use firmware::acpi;
+use firmware::acpi::build::{TableConfig, Tables};
+use firmware::boot::{self, BootError, BootRequest, EntryState, Rsdp};
+use firmware::memory::{LoadMemory, MemoryError};
+
+use crate::cpu::segment::{Segment, register, rights};
+use crate::cpu::{Cpu, CpuModel, Processor};
+use crate::memory::{HOLE_END, HOLE_START, Ram, RamError};
+use crate::platform::{Mark, Outcome, Platform};
+use crate::schedule::{Clock, Deterministic, Share, run_parallel};
+use crate::trace::{Event, Snapshot, Trace, Unimplemented};
+
+pub use firmware::boot::{Module, Protocol};
+
+/// Most processors a machine can have.
+pub const MOST_PROCESSORS: usize = 255;
+
+/// What the machine's clock says at power-on, so that runs repeat.
+const POWER_ON_DATE: DateTime = DateTime::EPOCH;
+
+/// Who runs when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// One host thread; the interleaving follows from the seed.
+    Deterministic {
+        /// The seed.
+        seed: u64,
+    },
+    /// A host thread per processor.
+    Parallel,
+}
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// Number of processors, 1 to [`MOST_PROCESSORS`].
+    pub processors: usize,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// What kind of processors.
+    pub model: CpuModel,
+    /// Who runs when.
+    pub schedule: Schedule,
+    /// Instructions, of all processors together, after which the run ends.
+    pub limit: u64,
+    /// Whether the events are kept for [`Machine::take_events`].
+    pub keep_events: bool,
+}
+
+/// What to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel<'a> {
+    /// The image.
+    pub image: &'a [u8],
+    /// Its command line.
+    pub command_line: &'a str,
+    /// Boot modules.
+    pub modules: &'a [Module<'a>],
+    /// The boot protocol; `None` takes the best that the image offers.
+    pub protocol: Option<Protocol>,
+}
+
+/// Why a machine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Too few or too many processors.
+    #[error("{0} processors: a machine has 1 to {MOST_PROCESSORS}")]
+    Processors(usize),
+    /// No RAM.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// The firmware tables do not fit.
+    #[error("firmware tables: {0}")]
+    Tables(String),
+    /// The kernel could not be loaded.
+    #[error("{0}")]
+    Boot(BootError),
+}
+
+impl From<BootError> for MachineError {
+    fn from(error: BootError) -> Self {
+        Self::Boot(error)
+    }
+}
+
+/// A machine.
+pub struct Machine {
+    platform: Arc<Platform>,
+    processors: Vec<Processor>,
+    schedule: Schedule,
+    limit: u64,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Counters at the end, by processor.
+    pub processors: Vec<Snapshot>,
+    /// Phase marks with the counters at each; processors that had nothing more to do until the end
+    /// have their final counters there.
+    pub marks: Vec<Mark>,
+    /// A hash of every event of every processor with its time.
+    pub trace_hash: u64,
+    /// Instructions that the machine met and does not execute.
+    pub unimplemented: Vec<Unimplemented>,
+}
+
+struct RamLoader<'a>(&'a Ram);
+
+impl RamLoader<'_> {
+    fn offset(&self, address: u64, length: u64) -> Result<u64, MemoryError> {
+        let error = MemoryError { address, length };
+        if length == 0 {
+            return Ok(0);
+        }
+        let last = address.checked_add(length - 1).ok_or(error)?;
+        let (first, last) = (self.0.offset(address), self.0.offset(last));
+        match (first, last) {
+            // Both ends in RAM and as far apart as they should be: no hole between them.
+            (Some(first), Some(last)) if last - first == length - 1 => Ok(first),
+            _ => Err(error),
+        }
+    }
+}
+
+impl LoadMemory for RamLoader<'_> {
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        let offset = self.offset(address, bytes.len() as u64)?;
+        self.0.write_bytes(offset, bytes);
+        Ok(())
+    }
+
+    fn zero(&mut self, address: u64, length: u64) -> Result<(), MemoryError> {
+        let offset = self.offset(address, length)?;
+        self.0.fill(offset, length, 0);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("processors", &self.processors.len())
+            .field("schedule", &self.schedule)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// Builds a machine with `kernel` loaded; serial output goes to `console`.
+    pub fn new(
+        configuration: &Configuration,
+        kernel: &Kernel<'_>,
+        console: Box<dyn Write + Send>,
+    ) -> Result<Self, MachineError> {
+        let count = configuration.processors;
+        if count == 0 || count > MOST_PROCESSORS {
+            return Err(MachineError::Processors(count));
+        }
+        let ram = Ram::new(configuration.memory)?;
+        let identities = (0..count as u32).map(identity_at_reset).collect();
+        let platform = Arc::new(Platform::new(
+            ram,
+            identities,
+            Pc::starting_at(POWER_ON_DATE),
+            console,
+        ));
+        let model = Arc::new(configuration.model.clone());
+        let clock = Clock::Deterministic(Share::ALONE);
+        let processors = (0..count)
+            .map(|index| {
+                let mut cpu = Cpu::new(index, platform.clone(), model.clone(), clock);
+                if configuration.keep_events {
+                    cpu.trace = Trace::keeping_events();
+                }
+                cpu.publish_identity();
+                Processor::new(cpu)
+            })
+            .collect();
+        let mut machine = Self {
+            platform,
+            processors,
+            schedule: configuration.schedule,
+            limit: configuration.limit,
+        };
+        machine.load(kernel)?;
+        Ok(machine)
+    }
+
+    fn load(&mut self, kernel: &Kernel<'_>) -> Result<(), MachineError> {
+        let ram = &self.platform.ram;
+        let tables = firmware_tables(ram, self.processors.len())?;
+        let memory_map = memory_map(ram);
+        let loaded = boot::load(
+            &BootRequest {
+                kernel: kernel.image,
+                command_line: kernel.command_line,
+                modules: kernel.modules,
+                memory_map: &memory_map,
+                rsdp: Some(Rsdp {
+                    address: tables.base,
+                    bytes: tables.rsdp(),
+                }),
+                protocol: kernel.protocol,
+            },
+            &mut RamLoader(ram),
+        )?;
+        if let Some(first) = self.processors.first_mut() {
+            enter_protected_mode(&mut first.cpu, &loaded.entry);
+        }
+        Ok(())
+    }
+
+    /// Runs until the machine stops.
+    pub fn run(&mut self) -> Report {
+        let outcome = match self.schedule {
+            Schedule::Deterministic { seed } => {
+                Deterministic::new(seed, self.limit).run(&self.platform, &mut self.processors)
+            }
+            Schedule::Parallel => run_parallel(&self.platform, &mut self.processors, self.limit),
+        };
+        self.platform.flush_console();
+        let mut trace_hash = 0;
+        for processor in &self.processors {
+            trace_hash = crate::trace::mix(trace_hash, processor.cpu.trace.hash());
+            trace_hash = crate::trace::mix(trace_hash, processor.cpu.instructions);
+        }
+        let finals: Vec<Snapshot> = self.processors.iter().map(|p| p.cpu.snapshot()).collect();
+        let mut marks = self.platform.marks();
+        for mark in &mut marks {
+            for (place, last) in mark.snapshots.iter_mut().zip(&finals) {
+                place.get_or_insert_with(|| last.clone());
+            }
+        }
+        Report {
+            outcome,
+            processors: finals,
+            marks,
+            trace_hash,
+            unimplemented: self.platform.unimplemented(),
+        }
+    }
+
+    /// Takes the events that were kept, of all processors, in the order of their times.
+    pub fn take_events(&mut self) -> Vec<(u64, usize, Event)> {
+        let mut events: Vec<_> = self
+            .processors
+            .iter_mut()
+            .enumerate()
+            .flat_map(|(index, processor)| {
+                let events = processor.cpu.trace.take();
+                events
+                    .into_iter()
+                    .map(move |(time, event)| (time, index, event))
+            })
+            .collect();
+        events.sort_by_key(|(time, index, _)| (*time, *index));
+        events
+    }
+
+    /// What the processors share.
+    pub fn platform(&self) -> &Arc<Platform> {
+        &self.platform
+    }
+}
+
+fn identity_at_reset(id: u32) -> Identity {
+    Identity {
+        x2apic_id: id,
+        xapic_id: id as u8,
+        mode: ApicMode::Xapic,
+        logical_destination: 0,
+        destination_format: u32::MAX,
+        software_enabled: false,
+        priority: 0,
+    }
+}
+
+/// The state in which a loaded kernel starts; [`EntryState`] says why.
+fn enter_protected_mode(cpu: &mut Cpu, entry: &EntryState) {
+    let data = Segment {
+        selector: 0x10,
+        base: 0,
+        limit: u32::MAX,
+        rights: rights::PRESENT
+            | rights::CODE_OR_DATA
+            | rights::READ_WRITE
+            | rights::ACCESSED
+            | rights::BIG
+            | rights::GRANULAR,
+    };
+    for number in [
+        register::ES,
+        register::SS,
+        register::DS,
+        register::FS,
+        register::GS,
+    ] {
+        if let Some(segment) = cpu.segments.get_mut(number as usize) {
+            *segment = data;
+        }
+    }
+    cpu.segments[register::CS as usize] = Segment {
+        selector: 8,
+        rights: data.rights | rights::CODE,
+        ..data
+    };
+    cpu.cr0 = cr0::PE | cr0::ET;
+    cpu.set_rip(entry.rip);
+    cpu.registers[0] = u64::from(entry.eax);
+    cpu.registers[3] = u64::from(entry.ebx);
+    cpu.refresh_mode();
+}
+
+/// First address of the legacy area that is not RAM to software.
+const LEGACY_START: u64 = 0xa_0000;
+/// First address above the legacy area.
+const LEGACY_END: u64 = 0x10_0000;
+
+/// Puts the ACPI tables into the BIOS area, where software also finds them by searching.
+fn firmware_tables(ram: &Ram, processors: usize) -> Result<Tables, MachineError> {
+    let apic_ids: Vec<u32> = (0..processors as u32).collect();
+    let tables = acpi::build::build(&TableConfig::posthaste(&apic_ids))
+        .map_err(|error| MachineError::Tables(error.to_string()))?;
+    RamLoader(ram)
+        .write(tables.base, &tables.bytes)
+        .map_err(|error| MachineError::Tables(error.to_string()))?;
+    Ok(tables)
+}
+
+/// What E820 would tell.
+fn memory_map(ram: &Ram) -> Vec<MemoryRegion> {
+    let region = |address: u64, end: u64, kind| MemoryRegion {
+        address,
+        size: end.saturating_sub(address),
+        kind,
+        reserved: 0,
+    };
+    let mut map = vec![
+        region(0, LEGACY_START, pvh::MEMORY_RAM),
+        region(LEGACY_START, LEGACY_END, pvh::MEMORY_RESERVED),
+        region(LEGACY_END, ram.low_size(), pvh::MEMORY_RAM),
+        // I/O APIC and local APICs.
+        region(0xfec0_0000, HOLE_END, pvh::MEMORY_RESERVED),
+    ];
+    if ram.size() > HOLE_START {
+        let high = ram.size() - HOLE_START;
+        map.push(region(HOLE_END, HOLE_END + high, pvh::MEMORY_RAM));
+    }
+    map
+}

@@ -1,0 +1,115 @@
+//! The demonstration: the embedded guest, in both APIC modes, IPI virtualization off and on.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use machine::machine::Schedule;
+
+use super::progress::Progress;
+use super::{CommandError, print};
+use crate::guest_run::{ApicMode, GuestRun, Switch};
+use crate::result::{Document, RunResult};
+use crate::table;
+
+/// Options of the demonstration.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Options {
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Seed of the deterministic schedule
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Runs the demonstration.
+pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
+    let base = GuestRun {
+        schedule: Schedule::Deterministic { seed: options.seed },
+        ..GuestRun::default()
+    };
+    let mut results = Vec::new();
+    for apic in [ApicMode::X2apic, ApicMode::Xapic] {
+        for ipi_virtualization in [Switch::Off, Switch::On] {
+            let run = GuestRun {
+                apic,
+                ipi_virtualization,
+                ..base.clone()
+            };
+            results.push(show(&run)?);
+        }
+    }
+    if options.json {
+        return print_json(results);
+    }
+    print(&format!(
+        "\n{} vCPUs on {} processors; per-IPI figures are of unicast IPIs between running vCPUs, \
+         sender and receiver together.\n{}\n\n{}",
+        base.vcpus,
+        base.processors,
+        table::summary(&results),
+        table::exits(&results)
+    ))?;
+    check(&results)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a guest and shows its phases as they end.
+pub(super) fn show(run: &GuestRun) -> Result<RunResult, CommandError> {
+    let ipiv = match run.ipi_virtualization {
+        Switch::Off => "off",
+        Switch::On => "on",
+    };
+    let progress = Progress::start(format!(
+        "{} guest, IPI virtualization {ipiv}",
+        run.apic.name()
+    ));
+    let shown = progress.clone();
+    let finished = run.run(Box::new(move |_, report| {
+        if let Some(report) = report.filter(|report| report.kind == "phase") {
+            shown.step(&format!("{} {}", report.get("name"), report.get("verdict")));
+        }
+    }));
+    match finished {
+        Ok(finished) => {
+            progress.finish(&format!(
+                "{} unicast IPIs, {:.2} exits each",
+                finished.result.unicast_ipis, finished.result.exits_per_unicast_ipi
+            ));
+            Ok(finished.result)
+        }
+        Err(error) => {
+            progress.finish("failed");
+            Err(error.into())
+        }
+    }
+}
+
+/// Prints the results as one JSON object.
+pub(super) fn print_json(results: Vec<RunResult>) -> Result<ExitCode, CommandError> {
+    let text = serde_json::to_string(&Document::new(results))
+        .map_err(|error| CommandError::Output(error.into()))?;
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the demonstration promises of its own processor and guest.
+fn check(results: &[RunResult]) -> Result<(), CommandError> {
+    for run in results {
+        let exits = run.exits_per_unicast_ipi;
+        let holds = if run.ipi_virtualization {
+            exits < 0.005
+        } else {
+            exits >= 1.0
+        };
+        if !holds || run.lost_interrupts != 0 || run.unicast_ipis == 0 {
+            return Err(CommandError::Unexpected(format!(
+                "{} with IPI virtualization {}: {exits:.2} exits per IPI, {} interrupts lost",
+                run.apic,
+                if run.ipi_virtualization { "on" } else { "off" },
+                run.lost_interrupts
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! The command line: options, and a file for each subcommand.
+
+mod bare_machine;
+mod compare;
+mod demonstration;
+mod image;
+mod options;
+mod probe;
+mod progress;
+mod run;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::guest_run::RunError;
+use machine::machine::MachineError;
+
+/// Virtual CPUs that interrupt each other without leaving guest mode.
+///
+/// Without a subcommand: boots the hypervisor and an SMP guest on the software machine, in both APIC
+/// modes, with IPI virtualization off and on, and prints what each IPI cost.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Subcommand>,
+    #[command(flatten)]
+    demonstration: demonstration::Options,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Subcommand {
+    /// Run a guest under the hypervisor on the machine
+    Run(run::Options),
+    /// Run the same guest with IPI virtualization off and on, side by side
+    Compare(compare::Options),
+    /// Run a kernel or hypervisor on the bare machine
+    Machine(bare_machine::Options),
+    /// Say whether this host's processor has IPI virtualization
+    Probe,
+    /// Write a bootable image of the hypervisor and the guest
+    Image(image::Options),
+}
+
+/// Why a command failed: one line.
+#[derive(Debug)]
+pub enum CommandError {
+    /// A file could not be read or written.
+    File {
+        /// What was being done.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// A kernel file could not be started.
+    Kernel {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: MachineError,
+    },
+    /// A run failed.
+    Run(RunError),
+    /// The demonstration did not show what it promises.
+    Unexpected(String),
+    /// A program that is needed is missing or failed.
+    Tool(String),
+    /// The result could not be written.
+    Output(std::io::Error),
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { what, path, source } => {
+                write!(f, "cannot {what} {}: {source}", path.display())
+            }
+            Self::Kernel { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::Run(error) => write!(f, "{error}"),
+            Self::Unexpected(text) | Self::Tool(text) => write!(f, "{text}"),
+            Self::Output(error) => write!(f, "cannot write the result: {error}"),
+        }
+    }
+}
+
+impl From<RunError> for CommandError {
+    fn from(error: RunError) -> Self {
+        Self::Run(error)
+    }
+}
+
+fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, CommandError> {
+    std::fs::read(path).map_err(|source| CommandError::File {
+        what,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Prints a line of result; a reader that went away is not an error.
+fn print(text: &str) -> Result<(), CommandError> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CommandError::Output(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Runs the command that the process's arguments name.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        None => demonstration::run(&arguments.demonstration),
+        Some(Subcommand::Run(options)) => run::run(&options),
+        Some(Subcommand::Compare(options)) => compare::run(&options),
+        Some(Subcommand::Machine(options)) => bare_machine::run(&options),
+        Some(Subcommand::Probe) => probe::run(),
+        Some(Subcommand::Image(options)) => image::run(&options),
+    };
+    match result {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("posthaste: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

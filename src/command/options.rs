@@ -1,0 +1,88 @@
+//! Options that several subcommands share.
+
+use clap::{Args, ValueEnum};
+use machine::cpu::CpuModel;
+use machine::cpu::model::VirtualizationLevel;
+use machine::machine::Schedule;
+
+/// Which processor the machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Processor {
+    /// VT-x with IPI virtualization
+    IpiVirtualization,
+    /// VT-x with posted interrupts, without IPI virtualization
+    PostedInterrupts,
+    /// VT-x with APIC virtualization, without posted interrupts
+    ApicVirtualization,
+    /// VT-x without any APIC virtualization
+    Base,
+    /// No VT-x
+    None,
+}
+
+impl Processor {
+    fn model(self) -> CpuModel {
+        CpuModel {
+            virtualization: match self {
+                Self::IpiVirtualization => VirtualizationLevel::IpiVirtualization,
+                Self::PostedInterrupts => VirtualizationLevel::PostedInterrupts,
+                Self::ApicVirtualization => VirtualizationLevel::ApicVirtualization,
+                Self::Base => VirtualizationLevel::Base,
+                Self::None => VirtualizationLevel::None,
+            },
+            ..CpuModel::default()
+        }
+    }
+}
+
+/// Who runs when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ScheduleKind {
+    /// One host thread; the same seed gives the same run
+    Deterministic,
+    /// A host thread per processor
+    Parallel,
+}
+
+/// The machine.
+#[derive(Clone, Debug, Args)]
+pub(super) struct MachineOptions {
+    /// Processors of the machine, 1 to 255
+    #[arg(long, default_value_t = 4)]
+    pub(super) cpus: usize,
+    /// RAM of the machine in MiB
+    #[arg(long, default_value_t = 256, value_name = "MIB")]
+    pub(super) memory: u64,
+    /// What the machine's processors offer
+    #[arg(long, value_enum, default_value_t = Processor::IpiVirtualization, value_name = "MODEL")]
+    pub(super) cpu: Processor,
+    /// Who runs when
+    #[arg(long, value_enum, default_value_t = ScheduleKind::Deterministic)]
+    pub(super) schedule: ScheduleKind,
+    /// Seed of the deterministic schedule
+    #[arg(long, default_value_t = 1)]
+    pub(super) seed: u64,
+    /// End the run after so many instructions of all processors together
+    #[arg(long, default_value_t = 1_000_000_000_000, value_name = "INSTRUCTIONS")]
+    pub(super) limit: u64,
+}
+
+impl MachineOptions {
+    /// RAM in bytes; more than fits is asked for as such and refused by the host.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory.saturating_mul(1 << 20)
+    }
+
+    /// The processor model.
+    pub(super) fn model(&self) -> CpuModel {
+        self.cpu.model()
+    }
+
+    /// The schedule.
+    pub(super) fn schedule(&self) -> Schedule {
+        match self.schedule {
+            ScheduleKind::Deterministic => Schedule::Deterministic { seed: self.seed },
+            ScheduleKind::Parallel => Schedule::Parallel,
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `posthaste run`: a guest under the hypervisor on the machine.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::options::MachineOptions;
+use super::{CommandError, demonstration, print, read_file};
+use crate::guest_run::{ApicMode, Finished, GuestRun, Switch};
+use crate::table;
+
+/// The guest and the machine it runs on.
+#[derive(Clone, Debug, Args)]
+pub(super) struct GuestOptions {
+    /// The guest: an ELF image with PVH, multiboot2 or multiboot entry; the embedded guest if absent
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The guest's command line
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    append: String,
+    /// Options for the hypervisor's own command line, such as "pi=off vpid=off"
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    hypervisor_append: String,
+    /// Virtual processors, 1 to 255
+    #[arg(long, default_value_t = 4)]
+    vcpus: usize,
+    /// Mode in which the embedded guest uses its local APICs
+    #[arg(long, value_enum, default_value_t = ApicMode::X2apic)]
+    apic: ApicMode,
+    /// Print one JSON object instead of the console and tables
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    machine: MachineOptions,
+}
+
+/// Options of `run`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    guest: GuestOptions,
+    /// Whether the hypervisor uses IPI virtualization
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    ipiv: Switch,
+    /// Write every traced event to this file, a line each
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+impl GuestOptions {
+    /// The run that the options describe.
+    pub(super) fn guest_run(&self, ipi_virtualization: Switch) -> Result<GuestRun, CommandError> {
+        let guest = match &self.kernel {
+            Some(path) => Some(read_file("read the kernel", path)?),
+            None => None,
+        };
+        Ok(GuestRun {
+            guest,
+            guest_options: self.append.clone(),
+            hypervisor_options: self.hypervisor_append.clone(),
+            apic: self.apic,
+            ipi_virtualization,
+            vcpus: self.vcpus,
+            processors: self.machine.cpus,
+            memory: self.machine.memory_bytes(),
+            schedule: self.machine.schedule(),
+            limit: self.machine.limit,
+            model: self.machine.model(),
+            keep_events: false,
+        })
+    }
+}
+
+/// Runs a guest.
+pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
+    let mut run = options.guest.guest_run(options.ipiv)?;
+    run.keep_events = options.trace.is_some();
+    let quiet = options.guest.json;
+    let finished = run.run_to_end(Box::new(move |line, report| {
+        if !quiet && report.is_none() {
+            // A reader that went away does not end the run.
+            let _ = writeln!(std::io::stdout(), "{line}");
+        }
+    }))?;
+    if let Some(path) = &options.trace {
+        write_trace(path, &finished)?;
+    }
+    let finished = run.judge(finished)?;
+    if options.guest.json {
+        return demonstration::print_json(vec![finished.result]);
+    }
+    let results = [finished.result];
+    print(&format!(
+        "\n{}\n{}",
+        table::summary(&results),
+        table::exits(&results)
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_trace(path: &Path, finished: &Finished) -> Result<(), CommandError> {
+    let failed = |source| CommandError::File {
+        what: "write the trace to",
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+    for (time, processor, event) in &finished.events {
+        writeln!(file, "{time} {processor} {event}").map_err(failed)?;
+    }
+    file.flush().map_err(failed)
+}

@@ -1,0 +1,291 @@
+//! One guest under the hypervisor on the machine.
+
+use std::fmt;
+
+use machine::cpu::CpuModel;
+use machine::machine::{Configuration, Kernel, Machine, MachineError, Module, Report, Schedule};
+use machine::platform::Outcome;
+
+use crate::console::{Console, OnLine};
+use crate::images;
+use crate::report_lines::ReportLine;
+use crate::result::{Disagreement, RunResult};
+
+/// Values that the hypervisor's image writes to the debug-exit port.
+mod exit_value {
+    pub(super) const SUCCESS: u32 = 0x10;
+    pub(super) const GUEST_FAILED: u32 = 0x11;
+    pub(super) const ENTRY_FAILURE: u32 = 0x12;
+    pub(super) const NO_VTX: u32 = 0x13;
+}
+
+/// The mode of the guest's local APICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ApicMode {
+    /// Memory-mapped registers.
+    Xapic,
+    /// Registers as MSRs.
+    X2apic,
+}
+
+impl ApicMode {
+    /// As options and results spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xapic => "xapic",
+            Self::X2apic => "x2apic",
+        }
+    }
+}
+
+/// Whether a feature is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// It is not.
+    Off,
+    /// It is, if the processor has it.
+    On,
+}
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct GuestRun {
+    /// The guest's image; `None` is our own.
+    pub guest: Option<Vec<u8>>,
+    /// What follows in the guest's command line.
+    pub guest_options: String,
+    /// What follows in the hypervisor's command line.
+    pub hypervisor_options: String,
+    /// Mode of the guest's local APICs.
+    pub apic: ApicMode,
+    /// IPI virtualization.
+    pub ipi_virtualization: Switch,
+    /// Virtual processors.
+    pub vcpus: usize,
+    /// Processors of the machine.
+    pub processors: usize,
+    /// The machine's RAM in bytes.
+    pub memory: u64,
+    /// Who runs when.
+    pub schedule: Schedule,
+    /// Instructions after which the run ends.
+    pub limit: u64,
+    /// What kind of processors.
+    pub model: CpuModel,
+    /// Whether the events are kept.
+    pub keep_events: bool,
+}
+
+impl Default for GuestRun {
+    fn default() -> Self {
+        Self {
+            guest: None,
+            guest_options: String::new(),
+            hypervisor_options: String::new(),
+            apic: ApicMode::X2apic,
+            ipi_virtualization: Switch::On,
+            vcpus: 4,
+            processors: 4,
+            memory: 256 << 20,
+            schedule: Schedule::Deterministic { seed: 1 },
+            limit: 20_000_000_000,
+            model: CpuModel::default(),
+            keep_events: false,
+        }
+    }
+}
+
+/// Why a run gave no result, or a bad one.
+#[derive(Debug)]
+pub enum RunError {
+    /// The machine could not be built.
+    Machine(MachineError),
+    /// More vCPUs than the hypervisor takes, or none.
+    VirtualProcessors(usize),
+    /// The run ended otherwise than by the hypervisor's orderly stop.
+    Ended {
+        /// How.
+        outcome: Outcome,
+        /// The last lines of the console.
+        console: String,
+        /// Instructions that the machine does not execute.
+        unimplemented: Vec<String>,
+    },
+    /// The guest said that a check failed.
+    GuestFailed {
+        /// The lines that say so.
+        lines: Vec<String>,
+    },
+    /// The hypervisor's statistics are not the machine's.
+    Disagreement(Disagreement),
+}
+
+impl std::error::Error for RunError {}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine(error) => write!(f, "{error}"),
+            Self::VirtualProcessors(count) => {
+                write!(f, "{count} virtual processors: give 1 to 255")
+            }
+            Self::Ended {
+                outcome,
+                console,
+                unimplemented,
+            } => {
+                match outcome {
+                    Outcome::Exit(exit_value::ENTRY_FAILURE) => write!(
+                        f,
+                        "the hypervisor could not enter the guest; its dump is on the console"
+                    )?,
+                    Outcome::Exit(exit_value::NO_VTX) => {
+                        write!(
+                            f,
+                            "the machine's processor has no VT-x, so no guest was run"
+                        )?;
+                    }
+                    outcome => write!(f, "the run ended early: {outcome}")?,
+                }
+                for line in unimplemented {
+                    write!(f, "; {line}")?;
+                }
+                if let Some(last) = console.lines().rev().find(|line| !line.trim().is_empty()) {
+                    write!(f, "; last line of the console: {last}")?;
+                }
+                Ok(())
+            }
+            Self::GuestFailed { lines } => {
+                write!(f, "the guest's checks failed")?;
+                for line in lines {
+                    write!(f, "; {line}")?;
+                }
+                Ok(())
+            }
+            Self::Disagreement(disagreement) => write!(f, "{disagreement}"),
+        }
+    }
+}
+
+impl From<MachineError> for RunError {
+    fn from(error: MachineError) -> Self {
+        Self::Machine(error)
+    }
+}
+
+/// Everything that a run left.
+#[derive(Debug)]
+pub struct Finished {
+    /// The figures.
+    pub result: RunResult,
+    /// The machine's own report.
+    pub report: Report,
+    /// The report lines of hypervisor and guest.
+    pub lines: Vec<ReportLine>,
+    /// The last text of the console.
+    pub console: String,
+    /// The events, if they were kept.
+    pub events: Vec<(u64, usize, machine::trace::Event)>,
+}
+
+impl GuestRun {
+    /// The hypervisor's command line.
+    pub fn hypervisor_command_line(&self) -> String {
+        let ipiv = match self.ipi_virtualization {
+            Switch::On => "",
+            Switch::Off => " ipiv=off",
+        };
+        format!("vcpus={}{ipiv} {}", self.vcpus, self.hypervisor_options)
+    }
+
+    /// Seed of the schedule; 0 under the parallel one.
+    pub fn seed(&self) -> u64 {
+        match self.schedule {
+            Schedule::Deterministic { seed } => seed,
+            Schedule::Parallel => 0,
+        }
+    }
+
+    /// Runs the guest to its end without judging how it ended; each whole console line goes to
+    /// `on_line`.
+    pub fn run_to_end(&self, on_line: OnLine) -> Result<Finished, RunError> {
+        if self.vcpus == 0 || self.vcpus > 255 {
+            return Err(RunError::VirtualProcessors(self.vcpus));
+        }
+        let hypervisor_command_line = self.hypervisor_command_line();
+        let guest_command_line = format!(
+            "apic={} seed={} {}",
+            self.apic.name(),
+            self.seed(),
+            self.guest_options
+        );
+        let modules = [Module {
+            bytes: self.guest.as_deref().unwrap_or(images::GUEST),
+            command_line: guest_command_line.trim_end(),
+        }];
+        let console = Console::new(on_line);
+        let mut machine = Machine::new(
+            &Configuration {
+                processors: self.processors,
+                memory: self.memory,
+                model: self.model.clone(),
+                schedule: self.schedule,
+                limit: self.limit,
+                keep_events: self.keep_events,
+            },
+            &Kernel {
+                image: images::HYPERVISOR,
+                command_line: hypervisor_command_line.trim_end(),
+                modules: &modules,
+                protocol: None,
+            },
+            Box::new(console.clone()),
+        )?;
+        let report = machine.run();
+        let events = machine.take_events();
+        let lines = console.reports();
+        Ok(Finished {
+            result: RunResult::new(self, &report, &lines),
+            report,
+            lines,
+            console: console.text(),
+            events,
+        })
+    }
+
+    /// Runs the guest; anything but success with agreeing statistics is an error.
+    pub fn run(&self, on_line: OnLine) -> Result<Finished, RunError> {
+        let finished = self.run_to_end(on_line)?;
+        self.judge(finished)
+    }
+
+    /// Passes a run that ended in success with agreeing statistics.
+    pub fn judge(&self, finished: Finished) -> Result<Finished, RunError> {
+        let ended = || RunError::Ended {
+            outcome: finished.report.outcome,
+            console: finished.console.clone(),
+            unimplemented: finished
+                .report
+                .unimplemented
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        };
+        match finished.report.outcome {
+            Outcome::Exit(exit_value::SUCCESS) => {}
+            Outcome::Exit(exit_value::GUEST_FAILED) => {
+                let failed = |line: &&str| line.contains("verdict=fail");
+                let lines = finished.console.lines().filter(failed);
+                return Err(RunError::GuestFailed {
+                    lines: lines.map(str::to_owned).collect(),
+                });
+            }
+            _ => return Err(ended()),
+        }
+        finished
+            .result
+            .agreement(&finished.report, &finished.lines)
+            .map_err(RunError::Disagreement)?;
+        Ok(finished)
+    }
+}

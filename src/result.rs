@@ -1,0 +1,201 @@
+//! The figures of a run, as the table and `--json` show them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use arch::exit::ExitReason;
+use devices::debug_port::PhaseMark;
+use machine::machine::Report;
+use machine::trace::Counters;
+use serde::Serialize;
+
+use crate::guest_run::{GuestRun, Switch};
+use crate::report_lines::ReportLine;
+
+/// Number of the phase of unicast IPIs between running vCPUs, which the per-IPI figures cover.
+const UNICAST_PHASE: u8 = 1;
+
+/// One run. The fields are those of the documented JSON, schema 1.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunResult {
+    /// `x2apic` or `xapic`.
+    pub apic: &'static str,
+    /// Whether IPI virtualization was switched on.
+    pub ipi_virtualization: bool,
+    /// Virtual processors.
+    pub vcpus: usize,
+    /// Processors of the machine.
+    pub processors: usize,
+    /// Seed of the schedule; 0 under the parallel one.
+    pub seed: u64,
+    /// Unicast IPIs sent between running vCPUs, as the guest counted them.
+    pub unicast_ipis: u64,
+    /// How many of them the processor virtualized.
+    pub virtualized_ipis: u64,
+    /// VM exits of all processors during that phase, per unicast IPI.
+    pub exits_per_unicast_ipi: f64,
+    /// Instructions in VMX root operation during that phase, per unicast IPI.
+    pub root_instructions_per_ipi: f64,
+    /// Notification IPIs that IPI virtualization sent in the whole run.
+    pub notifications: u64,
+    /// Interrupts that the guest missed in the whole run.
+    pub lost_interrupts: u64,
+    /// VM exits of the whole run by reason; reasons that did not occur are absent.
+    pub exits: BTreeMap<&'static str, u64>,
+    /// Hash of every event with its time.
+    pub trace_hash: String,
+}
+
+/// The document that `--json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Document {
+    /// 1.
+    pub schema: u32,
+    /// The runs, in the order they were made.
+    pub runs: Vec<RunResult>,
+}
+
+impl Document {
+    /// The document of `runs`.
+    pub const fn new(runs: Vec<RunResult>) -> Self {
+        Self { schema: 1, runs }
+    }
+}
+
+impl RunResult {
+    /// The figures of a finished run.
+    pub fn new(run: &GuestRun, report: &Report, lines: &[ReportLine]) -> Self {
+        let phase = Phase::find(report, UNICAST_PHASE);
+        let unicast_ipis = lines
+            .iter()
+            .filter(|line| line.kind == "phase" && line.get("name") == "unicast")
+            .map(|line| line.number("sent"))
+            .sum();
+        let per_ipi = |count: u64| {
+            if unicast_ipis == 0 {
+                0.0
+            } else {
+                count as f64 / unicast_ipis as f64
+            }
+        };
+        let total = total(report);
+        Self {
+            apic: run.apic.name(),
+            ipi_virtualization: run.ipi_virtualization == Switch::On,
+            vcpus: run.vcpus,
+            processors: run.processors,
+            seed: run.seed(),
+            unicast_ipis,
+            virtualized_ipis: phase.counters.ipis_virtualized,
+            exits_per_unicast_ipi: per_ipi(phase.counters.total_exits()),
+            root_instructions_per_ipi: per_ipi(phase.root_instructions),
+            notifications: total.notifications_sent,
+            lost_interrupts: lines
+                .iter()
+                .filter(|line| line.kind == "phase")
+                .map(|line| line.number("lost"))
+                .sum(),
+            exits: exits_by_name(&total),
+            trace_hash: format!("{:016x}", report.trace_hash),
+        }
+    }
+
+    /// Compares the hypervisor's statistics with the machine's counters, reason by reason.
+    pub fn agreement(&self, report: &Report, lines: &[ReportLine]) -> Result<(), Disagreement> {
+        let reported = lines
+            .iter()
+            .rfind(|line| line.kind == "exits" && line.get("vcpu") == "all")
+            .ok_or(Disagreement::NoStatistics)?;
+        let counted = exits_by_name(&total(report));
+        for reason in ExitReason::ALL {
+            let machine = counted.get(reason.name()).copied().unwrap_or(0);
+            let hypervisor = reported.number(reason.name());
+            if machine != hypervisor {
+                return Err(Disagreement::Reason {
+                    reason: *reason,
+                    machine,
+                    hypervisor,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How the hypervisor's statistics differ from the machine's counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disagreement {
+    /// The hypervisor printed none.
+    NoStatistics,
+    /// One reason's count differs.
+    Reason {
+        /// The reason.
+        reason: ExitReason,
+        /// What the machine counted.
+        machine: u64,
+        /// What the hypervisor says.
+        hypervisor: u64,
+    },
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoStatistics => write!(f, "the hypervisor printed no exit statistics"),
+            Self::Reason {
+                reason,
+                machine,
+                hypervisor,
+            } => write!(
+                f,
+                "the machine counted {machine} exits {}, the hypervisor {hypervisor}",
+                reason.name()
+            ),
+        }
+    }
+}
+
+fn total(report: &Report) -> Counters {
+    report
+        .processors
+        .iter()
+        .fold(Counters::default(), |sum, one| sum.plus(&one.counters))
+}
+
+fn exits_by_name(counters: &Counters) -> BTreeMap<&'static str, u64> {
+    ExitReason::ALL
+        .iter()
+        .map(|reason| (reason.name(), counters.exits_with(*reason)))
+        .filter(|(_, count)| *count != 0)
+        .collect()
+}
+
+/// What all processors did between the marks of one phase.
+struct Phase {
+    counters: Counters,
+    root_instructions: u64,
+}
+
+impl Phase {
+    fn find(report: &Report, number: u8) -> Self {
+        let at = |mark| report.marks.iter().find(|place| place.mark == mark);
+        let mut phase = Self {
+            counters: Counters::default(),
+            root_instructions: 0,
+        };
+        let (Some(begin), Some(end)) = (at(PhaseMark::Begin(number)), at(PhaseMark::End(number)))
+        else {
+            return phase;
+        };
+        for (begin, end) in begin.snapshots.iter().zip(&end.snapshots) {
+            let (Some(begin), Some(end)) = (begin, end) else {
+                continue;
+            };
+            let counters = end.counters.since(&begin.counters);
+            let instructions = end.instructions.wrapping_sub(begin.instructions);
+            phase.root_instructions += instructions.saturating_sub(counters.guest_instructions);
+            phase.counters = phase.counters.plus(&counters);
+        }
+        phase
+    }
+}

@@ -1,0 +1,81 @@
+//! Tables for people.
+
+use std::collections::BTreeSet;
+
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+
+use crate::result::RunResult;
+
+fn new_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table
+}
+
+fn align_right(table: &mut Table, from: usize) {
+    for column in table.column_iter_mut().skip(from) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+/// The runs side by side: one line a run.
+pub fn summary(runs: &[RunResult]) -> String {
+    let mut table = new_table();
+    table.set_header([
+        "APIC mode",
+        "IPI virtualization",
+        "unicast IPIs",
+        "virtualized",
+        "exits / IPI",
+        "root instructions / IPI",
+        "lost",
+    ]);
+    for run in runs {
+        table.add_row([
+            run.apic.to_owned(),
+            on_off(run.ipi_virtualization).to_owned(),
+            run.unicast_ipis.to_string(),
+            run.virtualized_ipis.to_string(),
+            format!("{:.2}", run.exits_per_unicast_ipi),
+            format!("{:.1}", run.root_instructions_per_ipi),
+            run.lost_interrupts.to_string(),
+        ]);
+    }
+    align_right(&mut table, 2);
+    table.to_string()
+}
+
+/// VM exits of the whole run by reason: one column a run.
+pub fn exits(runs: &[RunResult]) -> String {
+    let mut table = new_table();
+    let mut header = vec!["VM exits, whole run".to_owned()];
+    header.extend(
+        runs.iter()
+            .map(|run| format!("{} {}", run.apic, on_off(run.ipi_virtualization))),
+    );
+    table.set_header(header);
+    let reasons: BTreeSet<&str> = runs
+        .iter()
+        .flat_map(|run| run.exits.keys().copied())
+        .collect();
+    for reason in reasons {
+        let mut row = vec![reason.to_owned()];
+        row.extend(
+            runs.iter()
+                .map(|run| run.exits.get(reason).copied().unwrap_or(0).to_string()),
+        );
+        table.add_row(row);
+    }
+    let mut row = vec!["total".to_owned()];
+    row.extend(
+        runs.iter()
+            .map(|run| run.exits.values().sum::<u64>().to_string()),
+    );
+    table.add_row(row);
+    align_right(&mut table, 1);
+    table.to_string()
+}
