@@ -176,10 +176,26 @@ impl Ram {
         };
         #[cfg(target_arch = "x86_64")]
         if offset.is_multiple_of(16) && std::arch::is_x86_feature_detected!("cmpxchg16b") {
-            use std::sync::atomic::Ordering::SeqCst;
+            let (mut low, mut high) = (current as u64, (current >> 64) as u64);
+            // Not the intrinsic: where the compiler does not inline its generic inner function,
+            // that is compiled without the feature and calls libatomic.
             // SAFETY: the processor has the instruction; `pointer` is in bounds and aligned, since
-            // the mapping starts on a page; all other accesses are volatile or atomic.
-            return unsafe { std::arch::x86_64::cmpxchg16b(pointer, current, new, SeqCst, SeqCst) };
+            // the mapping starts on a page; all other accesses are volatile or atomic. RBX, which
+            // the compiler reserves, is put back.
+            unsafe {
+                std::arch::asm!(
+                    "xchg rbx, {new_low}",
+                    "lock cmpxchg16b [rdi]",
+                    "mov rbx, {new_low}",
+                    in("rdi") pointer,
+                    new_low = inout(reg) new as u64 => _,
+                    in("rcx") (new >> 64) as u64,
+                    inout("rax") low,
+                    inout("rdx") high,
+                    options(nostack),
+                );
+            }
+            return u128::from(low) | u128::from(high) << 64;
         }
         let _ = pointer;
         // The lock guards no data that a panic could leave half done.
