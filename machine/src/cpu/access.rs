@@ -127,28 +127,43 @@ impl Cpu {
 
     /// Reads a system structure (descriptor table, TSS, IDT) at a linear address.
     pub fn read_system<T: Word>(&mut self, linear: u64) -> Result<T, Raised> {
+        self.read_on_behalf(linear, op::FLAT, Privilege::Supervisor)
+    }
+
+    /// Writes a system structure at a linear address.
+    pub fn write_system<T: Word>(&mut self, linear: u64, value: T) -> Result<(), Raised> {
+        self.write_on_behalf(linear, op::FLAT, Privilege::Supervisor, value)
+    }
+
+    /// Reads at a linear address; `segment` decides the fault of a non-canonical one.
+    pub fn read_on_behalf<T: Word>(
+        &mut self,
+        linear: u64,
+        segment: u8,
+        privilege: Privilege,
+    ) -> Result<T, Raised> {
         let linear = self.truncate_linear(linear);
-        match self
-            .tlb
-            .lookup::<T>(linear, Access::Read, Privilege::Supervisor)
-        {
+        match self.tlb.lookup::<T>(linear, Access::Read, privilege) {
             Some(place) => Ok(self.ram.load(place)),
-            None => self.read_slow(linear, op::FLAT, Privilege::Supervisor),
+            None => self.read_slow(linear, segment, privilege),
         }
     }
 
-    /// Writes a system structure or a handler's stack at a linear address.
-    pub fn write_system<T: Word>(&mut self, linear: u64, value: T) -> Result<(), Raised> {
+    /// Writes at a linear address; `segment` decides the fault of a non-canonical one.
+    pub fn write_on_behalf<T: Word>(
+        &mut self,
+        linear: u64,
+        segment: u8,
+        privilege: Privilege,
+        value: T,
+    ) -> Result<(), Raised> {
         let linear = self.truncate_linear(linear);
-        match self
-            .tlb
-            .lookup::<T>(linear, Access::Write, Privilege::Supervisor)
-        {
+        match self.tlb.lookup::<T>(linear, Access::Write, privilege) {
             Some(place) => {
                 self.ram.store(place, value);
                 Ok(())
             }
-            None => self.write_slow(linear, op::FLAT, Privilege::Supervisor, value),
+            None => self.write_slow(linear, segment, privilege, value),
         }
     }
 

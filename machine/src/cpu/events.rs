@@ -1,6 +1,13 @@
 //! What is looked at between instructions (SDM 6.9 Priority among concurrent events).
 
-use super::{Activity, Cpu, Stop};
+use arch::control_register::rflags;
+use arch::exception as vector;
+
+use super::{
+    Activity, Cpu, Inhibit, Stop,
+    raise::{Exception, Source},
+    state::Reset,
+};
 use crate::platform::Notice;
 
 impl Cpu {
@@ -23,16 +30,29 @@ impl Cpu {
     /// leave the loop, if there is one.
     pub fn process_events(&mut self) -> Option<Stop> {
         self.check_events = false;
+        self.trap_suppressed = false;
         if self.platform.stopped() {
+            self.check_events = true;
             return Some(Stop::MachineStopped);
         }
         if self.attention() {
             self.take_inbox();
         }
         self.run_apic_timer();
+        self.take_init();
+        match self.activity {
+            Activity::Active | Activity::Halted => self.take_interrupt(),
+            Activity::WaitForStartUp => self.take_start_up(),
+            Activity::Shutdown => self.start_up_pending = None,
+        }
+        self.trap_suppressed = false;
         match self.activity {
             Activity::Active => None,
-            Activity::Halted | Activity::Shutdown | Activity::WaitForStartUp => Some(Stop::Idle),
+            Activity::Halted | Activity::Shutdown | Activity::WaitForStartUp => {
+                // Nothing may execute until an event changes that.
+                self.check_events = true;
+                Some(Stop::Idle)
+            }
         }
     }
 
@@ -53,5 +73,80 @@ impl Cpu {
             }
         }
         self.receive(&taken);
+    }
+
+    /// INIT (SDM 8.4.2, 10.4.7.3): the bootstrap processor starts at the reset vector, the others
+    /// wait for a start-up IPI. An INIT and a start-up IPI taken from the mailbox together came in
+    /// that order.
+    fn take_init(&mut self) {
+        if !self.init_pending {
+            return;
+        }
+        let start_up = self.start_up_pending;
+        self.reset(Reset::Init);
+        self.apic.init();
+        self.publish_identity();
+        if self.index != 0 {
+            self.activity = Activity::WaitForStartUp;
+            self.start_up_pending = start_up;
+        }
+    }
+
+    fn take_start_up(&mut self) {
+        if let Some(vector) = self.start_up_pending.take() {
+            self.start_up(vector);
+        }
+    }
+
+    /// NMIs and maskable interrupts. A start-up IPI outside the wait-for-SIPI state is lost.
+    fn take_interrupt(&mut self) {
+        self.start_up_pending = None;
+        if self.take_non_maskable_interrupt() || self.take_maskable_interrupt() {
+            return;
+        }
+        if self.activity == Activity::Active
+            && self.breakpoints_enabled()
+            && let Some(detail) = self.instruction_breakpoint()
+        {
+            self.deliver_event(Exception {
+                vector: vector::DEBUG,
+                error_code: None,
+                detail,
+                source: Source::Fault,
+            });
+        }
+    }
+
+    fn take_non_maskable_interrupt(&mut self) -> bool {
+        if !self.nmi_pending || self.nmi_blocked || self.inhibit != Inhibit::None {
+            return false;
+        }
+        self.nmi_pending = false;
+        self.activity = Activity::Active;
+        self.deliver_event(Exception {
+            vector: vector::NON_MASKABLE_INTERRUPT,
+            error_code: None,
+            detail: 0,
+            source: Source::NonMaskableInterrupt,
+        });
+        true
+    }
+
+    fn take_maskable_interrupt(&mut self) -> bool {
+        if self.system_flags & rflags::IF == 0 || self.inhibit != Inhibit::None {
+            return false;
+        }
+        let Some(source) = self.deliverable_interrupt() else {
+            return false;
+        };
+        let vector = self.acknowledge_interrupt(source);
+        self.activity = Activity::Active;
+        self.deliver_event(Exception {
+            vector,
+            error_code: None,
+            detail: 0,
+            source: Source::ExternalInterrupt,
+        });
+        true
     }
 }

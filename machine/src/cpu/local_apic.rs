@@ -101,6 +101,12 @@ impl Cpu {
         }
     }
 
+    /// The time-stamp counter moved by `difference`.
+    pub fn shift_apic_time(&mut self, difference: u64) {
+        let effect = self.apic.shift_time(difference);
+        self.apic_effect(effect);
+    }
+
     /// Carries out what the local APIC asks for.
     fn apic_effect(&mut self, effect: Effect) {
         match effect {

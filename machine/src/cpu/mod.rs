@@ -2,14 +2,21 @@
 
 pub mod access;
 pub mod block;
+pub mod breakpoint;
+pub mod control;
+pub mod cpuid;
 pub mod decode;
 pub mod deliver;
+pub mod deliver_table;
+pub mod descriptor;
+pub mod descriptor_load;
 pub mod device_access;
 pub mod events;
 pub mod execute;
 pub mod flags;
 pub mod local_apic;
 pub mod model;
+pub mod msr;
 pub mod op;
 pub mod paging;
 pub mod raise;
@@ -17,7 +24,9 @@ pub mod register;
 pub mod run;
 pub mod segment;
 mod stack;
+pub mod stack_frame;
 pub mod state;
+pub mod task;
 pub mod tlb;
 pub mod x87;
 

@@ -63,6 +63,7 @@ impl Processor {
         let Self { cpu, blocks } = self;
         let shadowed = cpu.inhibit != Inhibit::None;
         let trapped = cpu.system_flags & rflags::TF != 0;
+        let resumed = cpu.system_flags & rflags::RF != 0;
         let block = match blocks.at_rip(cpu) {
             Ok(block) => block,
             Err(_raised) => {
@@ -70,18 +71,19 @@ impl Processor {
                 // nothing but fault does not stop time.
                 cpu.instructions += 1;
                 cpu.instruction_start = cpu.rip();
-                cpu.instructions += 1;
                 cpu.handle_raised();
                 return;
             }
         };
         let ops = blocks.ops(block);
-        cpu.ops_left = if shadowed || trapped || cpu.single_step {
-            1
-        } else {
-            ops.len() as u32
-        };
+        cpu.ops_left =
+            if shadowed || trapped || resumed || cpu.single_step || cpu.breakpoints_enabled() {
+                1
+            } else {
+                ops.len() as u32
+            };
         cpu.inhibit_expires = shadowed;
+        cpu.resume_expires = resumed;
         let mut completed = true;
         for op in ops {
             cpu.ops_left -= 1;
@@ -104,8 +106,14 @@ impl Processor {
             cpu.inhibit = Inhibit::None;
             cpu.check_events = true;
         }
+        if resumed && cpu.resume_expires {
+            cpu.system_flags &= !rflags::RF;
+        }
         if trapped && completed {
             cpu.single_step_trap();
+        }
+        if cpu.breakpoints_enabled() {
+            cpu.check_events = true;
         }
         if !cpu.stale_code.is_empty() {
             while let Some(frame) = cpu.stale_code.pop() {

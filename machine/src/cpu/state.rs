@@ -11,8 +11,9 @@ use arch::control_register::{cr0, efer, rflags};
 use super::{
     CpuModel,
     flags::Flags,
+    msr::UnknownMsr,
     op::FLAT,
-    raise::Pending,
+    raise::{Exception, Pending},
     segment::{DescriptorTable, Segment, register, rights},
     tlb::Tlb,
     x87::X87,
@@ -128,6 +129,14 @@ pub struct Cpu {
     pub trap_suppressed: bool,
     /// Events are looked at after every instruction (monitor trap flag).
     pub single_step: bool,
+    /// RFLAGS.RF ends with the instruction that runs now; one that loads RF says no.
+    pub resume_expires: bool,
+    /// The event being delivered, if one is.
+    pub delivering: Option<Exception>,
+    /// Length of the instruction behind it, for INT n, INT3, INTO and INT1; otherwise 0.
+    pub delivering_length: u8,
+    /// MSR accesses that raised #GP because there is no such MSR, each once.
+    pub unknown_msrs: Vec<UnknownMsr>,
     /// NMIs are blocked until IRET (SDM 6.7.1 Handling multiple NMIs).
     pub nmi_blocked: bool,
     /// An NMI was received and not yet delivered.
@@ -221,6 +230,10 @@ impl Cpu {
             inhibit_expires: false,
             trap_suppressed: false,
             single_step: false,
+            resume_expires: false,
+            delivering: None,
+            delivering_length: 0,
+            unknown_msrs: Vec::new(),
             nmi_blocked: false,
             nmi_pending: false,
             init_pending: false,

@@ -1,5 +1,9 @@
 //! A processor in 64-bit mode with identity-mapped memory, for tests that run a few instructions.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its own part of this module"
+)]
 
 use std::sync::Arc;
 
@@ -7,11 +11,11 @@ use apic::apic_base::ApicMode;
 use apic::routing::Identity;
 use arch::control_register::{cr0, cr4, efer};
 use devices::pc::Pc;
-use machine::cpu::segment::{Segment, register, rights};
-use machine::cpu::{Cpu, CpuModel, Processor, Stop};
-use machine::memory::Ram;
-use machine::platform::Platform;
-use machine::schedule::{Clock, Share};
+use posthaste_machine::cpu::segment::{Segment, register, rights};
+use posthaste_machine::cpu::{Cpu, CpuModel, Processor, Stop};
+use posthaste_machine::memory::Ram;
+use posthaste_machine::platform::Platform;
+use posthaste_machine::schedule::{Clock, Share};
 
 /// Where [`long_mode`] puts the code.
 pub const CODE: u64 = 0x10_0000;
@@ -26,9 +30,9 @@ const TABLES: u64 = 0x1000;
 /// user pages of 2 MiB, about to execute `code`.
 pub fn long_mode(code: &[u8]) -> Processor {
     let ram = Ram::new(8 << 20).expect("RAM");
-    ram.store(TABLES, TABLES + 0x1000 | 7);
+    ram.store(TABLES, (TABLES + 0x1000) | 7);
     for i in 0..4 {
-        ram.store(TABLES + 0x1000 + i * 8, TABLES + 0x2000 + i * 0x1000 | 7);
+        ram.store(TABLES + 0x1000 + i * 8, (TABLES + 0x2000 + i * 0x1000) | 7);
     }
     for i in 0..2048 {
         ram.store(TABLES + 0x2000 + i * 8, i << 21 | 0x87);
@@ -43,7 +47,12 @@ pub fn long_mode(code: &[u8]) -> Processor {
         software_enabled: false,
         priority: 0,
     };
-    let platform = Arc::new(Platform::new(ram, vec![identity], Pc::new(), Box::new(std::io::sink())));
+    let platform = Arc::new(Platform::new(
+        ram,
+        vec![identity],
+        Pc::new(),
+        Box::new(std::io::sink()),
+    ));
     let clock = Clock::Deterministic(Share::ALONE);
     let mut cpu = Cpu::new(0, platform, Arc::new(CpuModel::default()), clock);
     cpu.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::MP | cr0::WP;
@@ -61,7 +70,13 @@ pub fn long_mode(code: &[u8]) -> Processor {
             | rights::BIG
             | rights::GRANULAR,
     };
-    for number in [register::ES, register::SS, register::DS, register::FS, register::GS] {
+    for number in [
+        register::ES,
+        register::SS,
+        register::DS,
+        register::FS,
+        register::GS,
+    ] {
         cpu.segments[number as usize] = data;
     }
     cpu.segments[register::CS as usize] = Segment {

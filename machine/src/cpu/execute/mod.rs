@@ -7,15 +7,21 @@ mod condition;
 mod data;
 mod decimal;
 mod exchange;
+mod far;
+mod far_system_call;
 mod flag;
 mod hint;
+mod interrupt;
+mod io;
 mod multiply;
 pub mod place;
+mod segment;
 mod shift;
 mod stack;
 mod string;
+mod system;
 
-use iced_x86::{FlowControl, Instruction, Mnemonic};
+use iced_x86::{FlowControl, Instruction};
 
 use super::{
     Cpu,
@@ -72,16 +78,16 @@ const FAMILIES: &[Family] = &[
     flag::select,
     decimal::select,
     hint::select,
+    segment::select,
+    system::select,
+    interrupt::select,
+    far::select,
+    far_system_call::select,
+    io::select,
 ];
 
 /// The function that carries out `instruction` in `bits`-bit code.
 pub fn select(instruction: &Instruction, bits: u32) -> Execute {
-    if matches!(
-        instruction.mnemonic(),
-        Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2
-    ) {
-        return invalid_opcode;
-    }
     let form = decode::form(instruction);
     FAMILIES
         .iter()
