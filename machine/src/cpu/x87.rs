@@ -33,3 +33,126 @@ impl Default for X87 {
         }
     }
 }
+
+/// Low 64 bits of a word of 16 bytes.
+const LOW: u128 = u64::MAX as u128;
+
+impl X87 {
+    /// Physical number of the register at the top of the stack.
+    #[inline(always)]
+    pub fn top(&self) -> u8 {
+        (self.status >> 11 & 7) as u8
+    }
+
+    /// Sets the top of the stack.
+    #[inline(always)]
+    pub fn set_top(&mut self, top: u8) {
+        self.status = self.status & !(7 << 11) | u16::from(top & 7) << 11;
+    }
+
+    /// MMX register `number`: the significand of R`number`.
+    #[inline(always)]
+    pub fn mmx(&self, number: u8) -> u64 {
+        let [a, b, c, d, e, f, g, h, _, _] = self.registers[(number & 7) as usize];
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// Writes MMX register `number`; sign and exponent become ones (SDM volume 1, 9.6.2).
+    #[inline(always)]
+    pub fn set_mmx(&mut self, number: u8, value: u64) {
+        let register = &mut self.registers[(number & 7) as usize];
+        let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+        *register = [a, b, c, d, e, f, g, h, 0xff, 0xff];
+    }
+
+    /// What every MMX instruction does to the x87 state: TOP is 0, all tags are valid (SDM volume
+    /// 1, 9.5.1).
+    #[inline(always)]
+    pub fn begin_mmx(&mut self) {
+        self.set_top(0);
+        self.tag = 0;
+    }
+
+    /// EMMS: all registers are empty.
+    pub fn empty(&mut self) {
+        self.set_top(0);
+        self.tag = 0xffff;
+    }
+
+    /// Recomputes status bits 7 and 15 from the flags and the masks (SDM volume 1, 8.1.3.3).
+    pub fn update_summary(&mut self) {
+        let summary = self.status & !self.control & 0x3f != 0;
+        self.status = self.status & 0x7f7f | if summary { 0x8080 } else { 0 };
+    }
+
+    /// Puts the x87 part into an image of FXSAVE (SDM volume 1, 10.5.1, table 10-2), in units of 16
+    /// bytes; `wide` with 64-bit pointers.
+    pub fn save(&self, image: &mut [u128], wide: bool) {
+        let abridged = (0..8).fold(0u128, |tag, i| {
+            tag | u128::from(self.tag >> (2 * i) & 3 != 3) << i
+        });
+        let pointer = |address: u64| {
+            u128::from(if wide {
+                address
+            } else {
+                u64::from(address as u32)
+            })
+        };
+        if let [first, second, ..] = image {
+            *first = u128::from(self.control)
+                | u128::from(self.status) << 16
+                | abridged << 32
+                | u128::from(self.opcode) << 48
+                | pointer(self.instruction_pointer) << 64;
+            *second = pointer(self.data_pointer);
+        }
+        for (i, slot) in image.iter_mut().skip(2).take(8).enumerate() {
+            let physical = (i + usize::from(self.top())) & 7;
+            let mut bytes = [0; 16];
+            bytes[..10].copy_from_slice(&self.registers[physical]);
+            *slot = u128::from_le_bytes(bytes);
+        }
+    }
+
+    /// Takes the x87 part from an image of FXSAVE.
+    pub fn restore(&mut self, image: &[u128], wide: bool) {
+        let [first, second, ..] = image else {
+            return;
+        };
+        let pointer = |value: u128| {
+            let value = (value & LOW) as u64;
+            if wide { value } else { u64::from(value as u32) }
+        };
+        self.control = *first as u16 & 0x1f7f | 0x40;
+        self.status = (*first >> 16) as u16;
+        self.opcode = (*first >> 48) as u16 & 0x7ff;
+        self.instruction_pointer = pointer(*first >> 64);
+        self.data_pointer = pointer(*second);
+        for (i, slot) in image.iter().skip(2).take(8).enumerate() {
+            let physical = (i + usize::from(self.top())) & 7;
+            self.registers[physical].copy_from_slice(&slot.to_le_bytes()[..10]);
+        }
+        let abridged = (*first >> 32) as u8;
+        self.tag = (0..8).fold(0, |tag, i| {
+            let field = if abridged >> i & 1 == 0 {
+                3
+            } else {
+                tag_of(&self.registers[i])
+            };
+            tag | field << (2 * i)
+        });
+        self.update_summary();
+    }
+}
+
+/// The tag of a register that is not empty: 0 valid, 1 zero, 2 special (SDM volume 1, 8.1.7).
+pub fn tag_of(register: &[u8; 10]) -> u16 {
+    let [a, b, c, d, e, f, g, h, i, j] = *register;
+    let significand = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    let exponent = u16::from_le_bytes([i, j]) & 0x7fff;
+    match (exponent, significand) {
+        (0, 0) => 1,
+        (1..=0x7ffe, _) if significand >> 63 != 0 => 0,
+        _ => 2,
+    }
+}

@@ -17,6 +17,7 @@ mod multiply;
 pub mod place;
 mod segment;
 mod shift;
+mod sse;
 mod stack;
 mod string;
 mod system;
@@ -74,6 +75,8 @@ const FAMILIES: &[Family] = &[
     condition::select,
     branch::select,
     stack::select,
+    // Before the string instructions, two of which share their mnemonic with SSE2.
+    sse::select,
     string::select,
     flag::select,
     decimal::select,
