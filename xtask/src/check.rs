@@ -1,0 +1,29 @@
+//! Formatting and lints.
+
+use crate::runner::{cargo, succeed};
+
+/// rustfmt and clippy, warnings denied.
+pub(crate) fn run() -> Result<(), String> {
+    succeed(cargo(&["fmt", "--all", "--check"]))?;
+    // Everything that ships, the freestanding images included.
+    succeed(cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-features",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    // The tests and benchmarks; the images have none, they vanish under `cfg(test)`.
+    succeed(cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-features",
+        "--lib",
+        "--tests",
+        "--benches",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
