@@ -15,3 +15,8 @@ pub mod vcpu_port;
 pub mod virtual_apic;
 pub mod vm_interrupts;
 pub mod wakeup_list;
+
+#[cfg(all(test, loom))]
+mod model_checked;
+#[cfg(all(test, not(loom)))]
+mod storm;

@@ -6,6 +6,7 @@ use apic::{
     apic_base::ApicMode,
     pid_pointer_table::{ApicIdSpace, TableError},
     routing::Identity,
+    sync::{Ordering, fence},
 };
 
 use super::{
@@ -94,6 +95,8 @@ impl VmInterrupts {
         // Two vCPUs may do this at once. Each ends with a look that agrees with what it set, so the
         // last one to set has seen the other's line.
         loop {
+            // After the line, or the change below, is visible.
+            fence(Ordering::SeqCst);
             let wanted = self.reasons();
             for (reason, holds) in wanted {
                 let changed = if holds {
@@ -105,6 +108,7 @@ impl VmInterrupts {
                     refresh = changed;
                 }
             }
+            fence(Ordering::SeqCst);
             if self.reasons() == wanted {
                 return refresh;
             }

@@ -8,6 +8,9 @@
 //! there is no tick. With more, each processor runs its queue round robin, a time slice each; a vCPU
 //! that wakes up goes to an idle processor if there is one, and an idle processor takes work from
 //! the longest queue.
+//!
+//! A vCPU goes to sleep in two steps: its port says so to the senders, then its processor lets go of it
+//! here. A sender may wake it in between; the wakeup is remembered and the departure puts it into the queue.
 
 use alloc::{collections::VecDeque, vec::Vec};
 
@@ -68,7 +71,7 @@ pub enum SchedulerError {
     NoSuchProcessor(ProcessorNumber),
     /// No such vCPU.
     NoSuchVcpu(VcpuSlot),
-    /// The vCPU is queued or running already.
+    /// The vCPU is queued, or running and woken, already.
     AlreadyReady(VcpuSlot),
     /// The processor runs nothing.
     NothingRuns(ProcessorNumber),
@@ -79,7 +82,7 @@ impl core::fmt::Display for SchedulerError {
         match self {
             Self::NoSuchProcessor(p) => write!(f, "there is no processor {}", p.0),
             Self::NoSuchVcpu(v) => write!(f, "there is no vcpu {}", v.0),
-            Self::AlreadyReady(v) => write!(f, "vcpu {} is queued or running already", v.0),
+            Self::AlreadyReady(v) => write!(f, "vcpu {} is queued already", v.0),
             Self::NothingRuns(p) => write!(f, "processor {} runs no vcpu", p.0),
         }
     }
@@ -92,6 +95,8 @@ enum Where {
     Waiting,
     Queued,
     Running,
+    /// Woken before its processor let go of it.
+    RunningAndWoken,
 }
 
 #[derive(Debug)]
@@ -151,19 +156,30 @@ impl Scheduler {
         self.migrations
     }
 
-    /// A waiting vCPU can run: it was created and is to start, or it was woken up.
+    /// A waiting vCPU can run: it was created and is to start, or it was woken up. For the one party
+    /// that its port gave it to (`WakeOutcome::Queue`, `Signal::Queue`).
     ///
     /// # Errors
-    /// No such vCPU, or it is not waiting.
+    /// No such vCPU, or it was made ready already.
     pub fn make_ready(&mut self, vcpu: VcpuSlot) -> Result<Placement, SchedulerError> {
         let entry = self
             .vcpus
-            .get(vcpu.0 as usize)
+            .get_mut(vcpu.0 as usize)
             .ok_or(SchedulerError::NoSuchVcpu(vcpu))?;
-        if entry.place != Where::Waiting {
-            return Err(SchedulerError::AlreadyReady(vcpu));
-        }
         let last = entry.last;
+        match entry.place {
+            Where::Waiting => {}
+            Where::Running => {
+                entry.place = Where::RunningAndWoken;
+                return Ok(Placement {
+                    processor: last,
+                    action: PlacementAction::None,
+                });
+            }
+            Where::Queued | Where::RunningAndWoken => {
+                return Err(SchedulerError::AlreadyReady(vcpu));
+            }
+        }
         let processor = self.home_for(last);
         self.put(vcpu, processor)
     }
@@ -258,7 +274,8 @@ impl Scheduler {
         self.processors.get_mut(victim)?.ready.pop_front()
     }
 
-    /// The processor's vCPU leaves it.
+    /// The processor's vCPU leaves it. Another processor may pick it at once, so its VMCS must be clear
+    /// and its registers saved before, unless the policy is [`Policy::Pinned`].
     ///
     /// # Errors
     /// No such processor, or it runs nothing.
@@ -275,15 +292,14 @@ impl Scheduler {
             .running
             .take()
             .ok_or(SchedulerError::NothingRuns(processor))?;
-        let place = match departure {
-            Departure::Preempted => {
-                queue.ready.push_back(vcpu);
-                Where::Queued
-            }
-            Departure::Waiting => Where::Waiting,
-        };
         if let Some(entry) = self.vcpus.get_mut(vcpu.0 as usize) {
-            entry.place = place;
+            entry.place = match (departure, entry.place) {
+                (Departure::Waiting, Where::Running) => Where::Waiting,
+                _ => {
+                    queue.ready.push_back(vcpu);
+                    Where::Queued
+                }
+            };
         }
         Ok(vcpu)
     }
@@ -448,6 +464,25 @@ mod tests {
             }
             let queued: usize = s.processors.iter().map(|q| q.ready.len()).sum();
             assert_eq!(queued + waiting.len() + running.iter().flatten().count(), 8);
+        }
+    }
+
+    /// Its port was woken by another processor before this one let go of it.
+    #[test]
+    fn a_wakeup_between_sleep_and_departure_is_not_lost() {
+        for (vcpus, processors) in [(1, 1), (3, 1)] {
+            let mut s = Scheduler::new(vcpus, processors, 100);
+            let _ = placed(&mut s, 0);
+            assert_eq!(picked(&mut s, 0, 0), Some(0));
+            assert_eq!(placed(&mut s, 0), (0, PlacementAction::None));
+            assert_eq!(
+                s.make_ready(VcpuSlot(0)),
+                Err(SchedulerError::AlreadyReady(VcpuSlot(0)))
+            );
+            s.depart(ProcessorNumber(0), Departure::Waiting).unwrap();
+            assert_eq!(picked(&mut s, 0, 0), Some(0));
+            s.depart(ProcessorNumber(0), Departure::Waiting).unwrap();
+            assert_eq!(picked(&mut s, 0, 0), None, "once");
         }
     }
 

@@ -144,12 +144,13 @@ impl<P: RegisterPage> VirtualApic<P> {
     /// class, as VM entry demands.
     fn threshold(&self) -> u32 {
         let page = self.apic.page();
-        let class = |vector: Option<u8>| u32::from(vector.unwrap_or(0) >> 4);
-        let requested = class(highest_vector(page, VectorBank::InterruptRequest));
-        let in_service = class(highest_vector(page, VectorBank::InService));
-        let task = u32::from(self.apic.task_priority() >> 4);
-        if requested > in_service && requested <= task {
-            requested
+        let Some(vector) = highest_vector(page, VectorBank::InterruptRequest) else {
+            return 0;
+        };
+        let requested = vector >> 4;
+        let in_service = highest_vector(page, VectorBank::InService).unwrap_or(0) >> 4;
+        if requested > in_service && requested <= self.apic.task_priority() >> 4 {
+            requested.into()
         } else {
             0
         }
