@@ -9,6 +9,7 @@ use super::{
     raise::{Exception, Pending, Raised, Source},
     segment::{register, rights},
 };
+use crate::vtx::control_registers::{permits_cr0, permits_cr4};
 
 /// Bits of CR0 that exist; the others read as 0 and ignore writes.
 const CR0_DEFINED: u64 = cr0::PE
@@ -63,6 +64,9 @@ impl Cpu {
             return Err(self.general_protection(0));
         }
         let value = value & CR0_DEFINED | cr0::ET;
+        if !permits_cr0(self, value) {
+            return Err(self.general_protection(0));
+        }
         if value & (cr0::PG | cr0::PE) == cr0::PG || value & (cr0::NW | cr0::CD) == cr0::NW {
             return Err(self.general_protection(0));
         }
@@ -111,7 +115,7 @@ impl Cpu {
 
     /// MOV to CR4.
     pub fn write_cr4(&mut self, value: u64) -> Result<(), Raised> {
-        if value & !self.cr4_allowed() != 0 {
+        if value & !self.cr4_allowed() != 0 || !permits_cr4(self, value) {
             return Err(self.general_protection(0));
         }
         let changed = self.cr4 ^ value;

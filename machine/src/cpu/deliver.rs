@@ -3,11 +3,13 @@
 
 use arch::control_register::rflags;
 use arch::exception as vector;
+use arch::exit::ExitReason;
 
 use super::{
     Activity, Cpu, Inhibit,
     raise::{Exception, Pending, Raised, Source},
 };
+use crate::vtx::VmExit;
 
 /// DR7.GD: general detect.
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
@@ -98,6 +100,9 @@ impl Cpu {
         };
         let mut event = event;
         loop {
+            if crate::vtx::exceptions::intercept(self, &event) {
+                break;
+            }
             self.note_event(&event);
             self.delivering = Some(event);
             let Err(_raised) = self.deliver_through_table(&event) else {
@@ -148,6 +153,9 @@ impl Cpu {
 
     /// The processor stops until INIT or reset (SDM 6.15, "Interrupt 8").
     pub fn triple_fault(&mut self) {
+        if self.vmx.non_root {
+            return crate::vtx::exit(self, VmExit::new(ExitReason::TripleFault));
+        }
         self.activity = Activity::Shutdown;
         self.look_at_events();
     }
@@ -178,7 +186,7 @@ impl Cpu {
                 self.dr[7] &= !DR7_GENERAL_DETECT;
                 self.msrs.debugctl &= !DEBUGCTL_LBR_BTF;
             }
-            (Source::NonMaskableInterrupt, _) => self.nmi_blocked = true,
+            (Source::NonMaskableInterrupt, _) => crate::vtx::intercept::block_nmi(self),
             _ => {}
         }
     }

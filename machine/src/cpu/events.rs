@@ -9,6 +9,7 @@ use super::{
     state::Reset,
 };
 use crate::platform::Notice;
+use crate::vtx::{self, events::Processed};
 
 impl Cpu {
     /// Whether somebody else put something before this processor.
@@ -23,7 +24,10 @@ impl Cpu {
     /// The virtual time of the next event that this processor causes itself, whatever it does
     /// meanwhile.
     pub fn next_own_event(&self) -> Option<u64> {
-        self.apic_timer_time()
+        match (self.apic_timer_time(), self.vmx.preemption_timer.deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
     }
 
     /// Deals with what arrived and with what the last instruction made possible. Gives a reason to
@@ -39,11 +43,14 @@ impl Cpu {
             self.take_inbox();
         }
         self.run_apic_timer();
-        self.take_init();
-        match self.activity {
-            Activity::Active | Activity::Halted => self.take_interrupt(),
-            Activity::WaitForStartUp => self.take_start_up(),
-            Activity::Shutdown => self.start_up_pending = None,
+        if self.vmx.non_root {
+            // Every event may leave the guest or wake it; then the next one is looked at.
+            while self.vmx.non_root && vtx::events::process(self) == Processed::Something {}
+            if !self.vmx.non_root {
+                self.check_events = true;
+            }
+        } else {
+            self.take_root_events();
         }
         self.trap_suppressed = false;
         match self.activity {
@@ -53,6 +60,16 @@ impl Cpu {
                 self.check_events = true;
                 Some(Stop::Idle)
             }
+        }
+    }
+
+    /// Events outside VMX non-root operation.
+    fn take_root_events(&mut self) {
+        self.take_init();
+        match self.activity {
+            Activity::Active | Activity::Halted => self.take_interrupt(),
+            Activity::WaitForStartUp => self.take_start_up(),
+            Activity::Shutdown => self.start_up_pending = None,
         }
     }
 
@@ -79,7 +96,8 @@ impl Cpu {
     /// wait for a start-up IPI. An INIT and a start-up IPI taken from the mailbox together came in
     /// that order.
     fn take_init(&mut self) {
-        if !self.init_pending {
+        // SDM 23.8: INIT is blocked in VMX root operation.
+        if !self.init_pending || self.vmx.on {
             return;
         }
         let start_up = self.start_up_pending;

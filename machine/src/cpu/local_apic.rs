@@ -112,6 +112,10 @@ impl Cpu {
         match effect {
             Effect::None => {}
             Effect::SendInterrupt(command) => {
+                if self.vmx.non_root {
+                    // ipi-virtualization.md A5: the hypervisor must intercept this.
+                    self.counters.physical_icr_writes_by_guest += 1;
+                }
                 self.send_interrupt(command);
             }
             Effect::EndOfInterrupt {
@@ -160,7 +164,7 @@ impl Cpu {
 
     /// Ends the slice in time for the local APIC's timer.
     pub fn heed_timer(&mut self) {
-        if let Some(deadline) = self.apic_timer_time() {
+        if let Some(deadline) = self.next_own_event() {
             let end = self.clock.instructions_until(deadline, self.instructions);
             if end < self.slice_end {
                 self.slice_end = end;

@@ -111,6 +111,9 @@ impl Cpu {
         if let Some(value) = fixed_range(index).and_then(|i| self.msrs.mtrr_fixed.get(i)) {
             return Ok(*value);
         }
+        if let Some(value) = crate::vtx::capability(self, index) {
+            return Ok(value);
+        }
         Err(self.unknown_msr(index, None))
     }
 

@@ -377,7 +377,16 @@ impl Cpu {
     pub fn load_pdptes(&mut self, cr3: u64) -> Result<(), Raised> {
         let mut loaded = [0; 4];
         for (i, slot) in (0..).zip(&mut loaded) {
-            let entry: u64 = self.read_entry((cr3 & 0xffff_ffe0) + i * 8, 0)?;
+            let host = vtx::ept::translate(
+                self,
+                (cr3 & 0xffff_ffe0) + i * 8,
+                Access::Read,
+                GuestPhysicalAccess::PageDirectoryPointers,
+            )?;
+            let entry: u64 = match self.ram.offset(host.physical) {
+                Some(offset) => self.ram.load(offset),
+                None => u64::MAX,
+            };
             let reserved = !self.model.physical_mask() | 0x1e6;
             if entry & PRESENT != 0 && entry & reserved != 0 {
                 return Err(self.general_protection(0));

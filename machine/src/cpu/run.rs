@@ -109,10 +109,16 @@ impl Processor {
         if resumed && cpu.resume_expires {
             cpu.system_flags &= !rflags::RF;
         }
+        if cpu.vmx.trap.is_some() {
+            // SDM 30.4.3.2: APIC-write emulation comes before every other event.
+            let steps = trapped && completed && !cpu.trap_suppressed;
+            completed &= crate::vtx::events::complete_before_trap(cpu, steps);
+            cpu.check_events = true;
+        }
         if trapped && completed {
             cpu.single_step_trap();
         }
-        if cpu.breakpoints_enabled() {
+        if cpu.breakpoints_enabled() || cpu.single_step {
             cpu.check_events = true;
         }
         if !cpu.stale_code.is_empty() {
@@ -127,6 +133,7 @@ impl Cpu {
     /// Deals with the reason why the last instruction did not complete.
     #[cold]
     pub fn handle_raised(&mut self) {
+        self.vmx.instruction_length = self.rip().wrapping_sub(self.instruction_start) as u8;
         self.set_rip(self.instruction_start);
         match self.pending {
             Pending::Exception(exception) => {

@@ -11,6 +11,7 @@ use super::{
     segment::{Segment, register, rights},
     stack_frame::{Item, StackFrame},
 };
+use crate::vtx::intercept;
 
 /// DR6.BT: the new task has its debug trap flag set.
 const DEBUG_TASK_SWITCH: u64 = 1 << 15;
@@ -113,6 +114,13 @@ impl Cpu {
         if selector & LOCAL != 0 || is_null(selector) {
             return Err(self.selector_fault(complaint, selector));
         }
+        let source = match how {
+            TaskSwitch::Jump => intercept::TaskSwitch::Jump,
+            TaskSwitch::Call => intercept::TaskSwitch::Call,
+            TaskSwitch::Return => intercept::TaskSwitch::Iret,
+            TaskSwitch::Gate => intercept::TaskSwitch::Gate,
+        };
+        intercept::task_switch(self, selector, source)?;
         let descriptor = self.descriptor(selector, complaint)?;
         let kind = match (descriptor.system_type(), how) {
             (Some(kind @ (SystemType::BusyTss | SystemType::BusyTss16)), TaskSwitch::Return) => {

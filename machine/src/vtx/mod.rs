@@ -1,13 +1,37 @@
 //! VMX operation: one chapter of the manual per file.
 
+pub mod apic_access;
+pub mod apic_virtualization;
+pub mod capabilities;
+pub mod control_registers;
+pub mod controls;
+pub mod entry;
+pub mod entry_checks;
 pub mod ept;
+pub mod events;
+pub mod exceptions;
+pub mod exit;
+pub mod instruction_information;
+pub mod intercept;
+pub mod io_bitmap;
+pub mod ipi_virtualization;
+pub mod msr_areas;
+pub mod msr_bitmap;
+pub mod posted_interrupts;
+pub mod preemption_timer;
+pub mod vmcs;
+pub mod vpid;
 
 use arch::exit::ExitReason;
 
-use crate::cpu::{Cpu, paging::Place, raise::Raised, tlb::Access};
+use crate::cpu::{Cpu, paging::Place, raise::Raised};
+
+pub use apic_access::{apic_access_fetch, apic_access_read, apic_access_write};
+pub use capabilities::capability;
+pub use exit::exit;
 
 /// A VM exit about to happen (SDM 27.2 Recording VM-exit information and updating VM-entry control
-/// fields). The remaining fields are collected when it does.
+/// fields). What is not here is collected when it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VmExit {
     /// Basic exit reason.
@@ -16,6 +40,41 @@ pub struct VmExit {
     pub qualification: u64,
     /// VM-exit instruction information.
     pub instruction_information: u32,
+    /// VM-exit interruption information and error code.
+    pub interruption: (u32, u32),
+}
+
+impl VmExit {
+    /// An exit without qualification.
+    pub const fn new(reason: ExitReason) -> Self {
+        Self::qualified(reason, 0)
+    }
+
+    /// An exit with a qualification.
+    pub const fn qualified(reason: ExitReason, qualification: u64) -> Self {
+        Self {
+            reason,
+            qualification,
+            instruction_information: 0,
+            interruption: (0, 0),
+        }
+    }
+
+    /// The same with instruction information.
+    pub const fn with_instruction_information(self, instruction_information: u32) -> Self {
+        Self {
+            instruction_information,
+            ..self
+        }
+    }
+
+    /// The same with interruption information and error code.
+    pub const fn with_interruption(self, information: u32, error_code: u32) -> Self {
+        Self {
+            interruption: (information, error_code),
+            ..self
+        }
+    }
 }
 
 /// What the processor was doing when it used a guest-physical address.
@@ -31,46 +90,122 @@ pub enum GuestPhysicalAccess {
         /// The address being translated.
         linear: u64,
     },
+    /// PDPTEs being loaded by MOV to CR; there is no linear address.
+    PageDirectoryPointers,
+}
+
+/// What happens right after an instruction, before any event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trap {
+    /// The write went to the virtual-APIC page; now it takes effect (SDM 30.4.3.2).
+    ApicWriteEmulation(apic_access::VirtualizedWrite),
+    /// A trap-like VM exit.
+    Exit(VmExit),
 }
 
 /// VMX operation of one processor.
-#[derive(Debug, Default)]
-pub struct Vmx {}
+#[derive(Debug)]
+pub struct Vmx {
+    /// VMXON was executed and VMXOFF was not.
+    pub on: bool,
+    /// Physical address of the VMXON region.
+    pub vmxon_region: u64,
+    /// The current-VMCS pointer, a physical address or [`vmcs::NO_POINTER`].
+    pub current: u64,
+    /// RAM offset of the current VMCS's region.
+    pub region: u64,
+    /// The processor is in VMX non-root operation.
+    pub non_root: bool,
+    /// ... and its guest-physical addresses are translated by EPT.
+    pub ept_in_use: bool,
+    /// ... and it has an APIC-access page.
+    pub apic_access_in_use: bool,
+    /// The controls of the VMCS in force.
+    pub controls: controls::Controls,
+    /// Guest-physical translations.
+    pub ept_cache: ept::Cache,
+    /// Linear translations of guests.
+    pub translations: vpid::Translations,
+    /// Guest-linear address of the VM exit that is about to happen.
+    pub guest_linear: u64,
+    /// Its guest-physical address.
+    pub guest_physical: u64,
+    /// Length of the instruction that was executed last.
+    pub instruction_length: u8,
+    /// Virtual-NMI blocking (SDM 24.6.1, "virtual NMIs").
+    pub virtual_nmi_blocked: bool,
+    /// Debug exceptions that wait for delivery (SDM 24.4.2).
+    pub pending_debug: u64,
+    /// The event that is being delivered was injected by VM entry: exception bitmap and gate
+    /// checks of software interrupts do not concern it.
+    pub injecting: bool,
+    /// A monitor-trap-flag exit is due before the next instruction.
+    pub monitor_trap_pending: bool,
+    /// What completes the instruction that was executed last.
+    pub trap: Option<Trap>,
+    /// [`Cpu::single_step`] as it was in VMX root operation.
+    pub single_step_in_root: bool,
+    /// Virtual-interrupt delivery.
+    pub virtual_interrupts: apic_virtualization::VirtualInterrupts,
+    /// The VMX-preemption timer.
+    pub preemption_timer: preemption_timer::PreemptionTimer,
+    /// Instruction count at VM entry.
+    pub entry_instructions: u64,
+    /// The rule that made the last VM entry fail.
+    pub last_violation: Option<entry_checks::Violation>,
+}
+
+impl Default for Vmx {
+    fn default() -> Self {
+        Self {
+            on: false,
+            vmxon_region: vmcs::NO_POINTER,
+            current: vmcs::NO_POINTER,
+            region: 0,
+            non_root: false,
+            ept_in_use: false,
+            apic_access_in_use: false,
+            controls: controls::Controls::default(),
+            ept_cache: ept::Cache::default(),
+            translations: vpid::Translations::default(),
+            guest_linear: 0,
+            guest_physical: 0,
+            instruction_length: 0,
+            virtual_nmi_blocked: false,
+            pending_debug: 0,
+            injecting: false,
+            monitor_trap_pending: false,
+            trap: None,
+            single_step_in_root: false,
+            virtual_interrupts: apic_virtualization::VirtualInterrupts::default(),
+            preemption_timer: preemption_timer::PreemptionTimer::default(),
+            entry_instructions: 0,
+            last_violation: None,
+        }
+    }
+}
+
+impl Cpu {
+    /// Reads a field of the current VMCS.
+    pub(crate) fn vmcs<F: vmcs::Field>(&self, field: F) -> F::Value {
+        field.get(&self.ram, self.vmx.region)
+    }
+
+    /// Writes a field of the current VMCS.
+    pub(crate) fn set_vmcs<F: vmcs::Field>(&self, field: F, value: F::Value) {
+        field.set(&self.ram, self.vmx.region, value);
+    }
+}
 
 /// The APIC-access page, if `physical` lies in that of the VMCS in force (SDM 30.4).
 #[inline]
-pub fn apic_access_page(_cpu: &Cpu, _physical: u64) -> Option<Place> {
-    None
+pub fn apic_access_page(cpu: &Cpu, physical: u64) -> Option<Place> {
+    (cpu.vmx.apic_access_in_use && physical & !0xfff == cpu.vmx.controls.apic_access)
+        .then_some(Place::ApicAccess(physical & 0xfff))
 }
 
-/// A read of the APIC-access page (SDM 30.4.2 Virtualizing reads from the APIC-access page).
-pub fn apic_access_read(
-    cpu: &mut Cpu,
-    offset: u64,
-    _size: usize,
-    _linear: u64,
-) -> Result<u64, Raised> {
-    cpu.device_read::<u32>(offset).map(u64::from)
-}
-
-/// A write of the APIC-access page (SDM 30.4.3 Virtualizing writes to the APIC-access page).
-pub fn apic_access_write(
-    cpu: &mut Cpu,
-    offset: u64,
-    _size: usize,
-    value: u64,
-    _linear: u64,
-) -> Result<(), Raised> {
-    cpu.device_write::<u32>(offset, value as u32)
-}
-
-/// An instruction fetch from the APIC-access page.
-pub fn apic_access_fetch(cpu: &mut Cpu, offset: u64, _linear: u64) -> Result<u8, Raised> {
-    cpu.device_read(offset)
-}
-
-/// Leaves the guest.
-pub fn exit(cpu: &mut Cpu, _exit: VmExit) {
-    cpu.activity = crate::cpu::Activity::Shutdown;
-    let _ = Access::Read;
+/// Raises a fault-like VM exit for an instruction.
+#[cold]
+pub fn instruction_exit(cpu: &mut Cpu, reason: ExitReason) -> Raised {
+    cpu.vm_exit(VmExit::new(reason))
 }

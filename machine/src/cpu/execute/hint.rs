@@ -11,6 +11,7 @@ use crate::cpu::{
     op::{Execute, Op},
     raise::Raised,
 };
+use crate::vtx::intercept;
 
 fn nothing(_cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     Ok(())
@@ -21,6 +22,20 @@ fn nothing(_cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
 fn fence(_cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     Ok(())
+}
+
+fn rdrand<T: Integer>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    intercept::random(cpu, intercept::Random::Rdrand, op)?;
+    random::<T>(cpu, op)
+}
+
+fn rdseed<T: Integer>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    intercept::random(cpu, intercept::Random::Rdseed, op)?;
+    random::<T>(cpu, op)
+}
+
+fn pause(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
+    intercept::check(cpu, intercept::Instruction::Pause)
 }
 
 /// CLFLUSH translates its operand like a read of one byte (SDM volume 2, CLFLUSH).
@@ -46,7 +61,6 @@ pub(super) fn select(instruction: &Instruction, _form: Form, _bits: u32) -> Opti
         // ENDBR and RDSSP are hints where there is no control-flow enforcement.
         Mnemonic::Nop
         | Mnemonic::Reservednop
-        | Mnemonic::Pause
         | Mnemonic::Endbr32
         | Mnemonic::Endbr64
         | Mnemonic::Rdsspd
@@ -61,9 +75,11 @@ pub(super) fn select(instruction: &Instruction, _form: Form, _bits: u32) -> Opti
         | Mnemonic::Prefetcht2
         | Mnemonic::Prefetchit0
         | Mnemonic::Prefetchit1 => Some(nothing),
+        Mnemonic::Pause => Some(pause),
         Mnemonic::Lfence | Mnemonic::Mfence | Mnemonic::Sfence => Some(fence),
         Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => Some(flush_line),
-        Mnemonic::Rdrand | Mnemonic::Rdseed => width!(operand_bits(instruction, 0), random[]),
+        Mnemonic::Rdrand => width!(operand_bits(instruction, 0), rdrand[]),
+        Mnemonic::Rdseed => width!(operand_bits(instruction, 0), rdseed[]),
         _ => None,
     }
 }

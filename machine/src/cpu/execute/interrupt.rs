@@ -197,8 +197,8 @@ fn return_from_task(cpu: &mut Cpu) -> Result<(), Raised> {
 impl Cpu {
     /// IRET ends the blocking of NMIs, even if it faults (SDM 6.7.1).
     pub fn unblock_nmi(&mut self) {
-        if self.nmi_blocked {
-            self.nmi_blocked = false;
+        crate::vtx::intercept::unblock_nmi(self);
+        if self.nmi_pending || self.vmx.non_root {
             self.look_at_events();
         }
     }

@@ -13,10 +13,14 @@ use super::super::{
         number::{RAX, RCX, RDI, RDX, RSI},
     },
     segment::register,
-    tlb::Access,
+    tlb::Access as MemoryAccess,
 };
 use crate::memory::Word;
 use crate::trace::Event;
+use crate::vtx::{
+    instruction_information::{address_size, segment as named_segment},
+    io_bitmap::{self, Access, PortEncoding, StringAccess},
+};
 
 /// The function that carries out a port instruction.
 pub(super) fn select(instruction: &Instruction, form: Form, _bits: u32) -> Option<Execute> {
@@ -61,9 +65,43 @@ fn port<const IMMEDIATE: bool>(cpu: &Cpu, op: &Op) -> u16 {
     }
 }
 
+/// IN or OUT as a VM exit describes it.
+fn plain<const IMMEDIATE: bool>(port: u16, size: usize, input: bool) -> Access {
+    Access {
+        port,
+        size: size as u8,
+        input,
+        encoding: if IMMEDIATE {
+            PortEncoding::Immediate
+        } else {
+            PortEncoding::Register
+        },
+        string: None,
+    }
+}
+
+/// INS or OUTS as a VM exit describes it.
+fn string<T: Word>(cpu: &Cpu, op: &Op, port: u16, segment: u8, offset: u64, input: bool) -> Access {
+    let base = cpu.segments[(segment & 7) as usize].base;
+    Access {
+        string: Some(StringAccess {
+            repeated: op.has(op::REP | op::REPNE),
+            linear: cpu.truncate_linear(base.wrapping_add(offset)),
+            instruction_information: address_size(op) << 7
+                | u32::from(if input {
+                    register::ES
+                } else {
+                    named_segment(op)
+                }) << 15,
+        }),
+        ..plain::<false>(port, T::SIZE, input)
+    }
+}
+
 fn input<T: Operand, const IMMEDIATE: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     let port = port::<IMMEDIATE>(cpu, op);
     cpu.check_port(port, T::SIZE as u8)?;
+    io_bitmap::check(cpu, &plain::<IMMEDIATE>(port, T::SIZE, true))?;
     let value = cpu.port_in(port, T::SIZE as u8);
     T::set_register(cpu, RAX as u8, T::from_u64(value.into()));
     Ok(())
@@ -72,6 +110,7 @@ fn input<T: Operand, const IMMEDIATE: bool>(cpu: &mut Cpu, op: &Op) -> Result<()
 fn output<T: Operand, const IMMEDIATE: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     let port = port::<IMMEDIATE>(cpu, op);
     cpu.check_port(port, T::SIZE as u8)?;
+    io_bitmap::check(cpu, &plain::<IMMEDIATE>(port, T::SIZE, false))?;
     let value = T::register(cpu, RAX as u8).to_u64() as u32;
     cpu.port_out(port, T::SIZE as u8, value);
     Ok(())
@@ -129,6 +168,8 @@ fn input_string<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     cpu.check_port(port, T::SIZE as u8)?;
     let segment = if cpu.mode_64 { op::FLAT } else { register::ES };
     let offset = address_register(cpu, op, RDI);
+    let access = string::<T>(cpu, op, port, segment, offset, true);
+    io_bitmap::check(cpu, &access)?;
     // The destination must be writable before the port is read: the datum cannot be put back.
     cpu.probe_write::<T>(segment, offset)?;
     let value = cpu.port_in(port, T::SIZE as u8);
@@ -144,6 +185,8 @@ fn output_string<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     let port = cpu.registers[RDX] as u16;
     cpu.check_port(port, T::SIZE as u8)?;
     let offset = address_register(cpu, op, RSI);
+    let access = string::<T>(cpu, op, port, op.segment, offset, false);
+    io_bitmap::check(cpu, &access)?;
     let value: T = cpu.read_at(op.segment, offset)?;
     cpu.port_out(port, T::SIZE as u8, value.to_u64() as u32);
     finish::<T>(cpu, op, RSI);
@@ -153,13 +196,13 @@ fn output_string<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 impl Cpu {
     /// Raises what a write of `T` at `offset` of a segment would raise.
     fn probe_write<T: Word>(&mut self, segment: u8, offset: u64) -> Result<(), Raised> {
-        let linear = self.linear(segment, offset, T::SIZE, Access::Write)?;
+        let linear = self.linear(segment, offset, T::SIZE, MemoryAccess::Write)?;
         for linear in [linear, linear.wrapping_add(T::SIZE as u64 - 1)] {
             if self.ia32e_mode() && !Self::is_canonical(linear) {
                 return Err(self.segment_fault(segment));
             }
             let linear = self.truncate_linear(linear);
-            self.translate(linear, Access::Write, self.privilege())?;
+            self.translate(linear, MemoryAccess::Write, self.privilege())?;
         }
         Ok(())
     }

@@ -22,6 +22,8 @@ mod stack;
 mod string;
 mod system;
 
+mod vmx;
+
 use iced_x86::{FlowControl, Instruction};
 
 use super::{
@@ -81,6 +83,7 @@ const FAMILIES: &[Family] = &[
     flag::select,
     decimal::select,
     hint::select,
+    vmx::select,
     segment::select,
     system::select,
     interrupt::select,

@@ -13,6 +13,7 @@ use super::super::{
     stack_frame::{Item, StackFrame},
 };
 use super::system::user_mode_prevented;
+use crate::vtx::intercept::{self, DescriptorTable, OperandPlace};
 
 /// The function that carries out an instruction on segments.
 pub(super) fn select(instruction: &Instruction, form: Form, _bits: u32) -> Option<Execute> {
@@ -133,14 +134,24 @@ fn privileged(cpu: &mut Cpu) -> Result<(), Raised> {
     }
 }
 
+fn place<const MEMORY: bool>() -> OperandPlace {
+    if MEMORY {
+        OperandPlace::Memory
+    } else {
+        OperandPlace::Register
+    }
+}
+
 fn load_local_table<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     privileged(cpu)?;
+    intercept::descriptor_table(cpu, DescriptorTable::LoadLocal, place::<MEMORY>(), op)?;
     let selector = selector_operand::<MEMORY>(cpu, op, op.reg)?;
     cpu.load_ldtr(selector)
 }
 
 fn load_task_register<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     privileged(cpu)?;
+    intercept::descriptor_table(cpu, DescriptorTable::LoadTask, place::<MEMORY>(), op)?;
     let selector = selector_operand::<MEMORY>(cpu, op, op.reg)?;
     cpu.load_tr(selector)
 }
@@ -148,6 +159,7 @@ fn load_task_register<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), 
 fn store_local_table_to_memory(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     protected_only(cpu)?;
     user_mode_prevented(cpu)?;
+    intercept::descriptor_table(cpu, DescriptorTable::StoreLocal, OperandPlace::Memory, op)?;
     let selector = cpu.ldtr.selector;
     cpu.write(op, selector)
 }
@@ -155,6 +167,7 @@ fn store_local_table_to_memory(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 fn store_local_table(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     protected_only(cpu)?;
     user_mode_prevented(cpu)?;
+    intercept::descriptor_table(cpu, DescriptorTable::StoreLocal, OperandPlace::Register, op)?;
     let selector = cpu.ldtr.selector;
     set_selector(cpu, op, selector);
     Ok(())
@@ -163,6 +176,7 @@ fn store_local_table(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 fn store_task_register_to_memory(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     protected_only(cpu)?;
     user_mode_prevented(cpu)?;
+    intercept::descriptor_table(cpu, DescriptorTable::StoreTask, OperandPlace::Memory, op)?;
     let selector = cpu.tr.selector;
     cpu.write(op, selector)
 }
@@ -170,6 +184,7 @@ fn store_task_register_to_memory(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 fn store_task_register(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     protected_only(cpu)?;
     user_mode_prevented(cpu)?;
+    intercept::descriptor_table(cpu, DescriptorTable::StoreTask, OperandPlace::Register, op)?;
     let selector = cpu.tr.selector;
     set_selector(cpu, op, selector);
     Ok(())

@@ -15,6 +15,11 @@ use super::super::{
     },
     segment::{DescriptorTable, register},
 };
+use crate::vtx::{
+    control_registers::{self, LmswOperand},
+    intercept::{self, DebugDirection, OperandPlace},
+    msr_bitmap,
+};
 
 /// The function that carries out a system instruction.
 pub(super) fn select(instruction: &Instruction, form: Form, bits: u32) -> Option<Execute> {
@@ -39,7 +44,8 @@ pub(super) fn select(instruction: &Instruction, form: Form, bits: u32) -> Option
         (M::Lmsw, Form::Reg) => load_machine_status::<false>,
         (M::Clts, _) => clear_task_switched,
         (M::Invlpg, Form::Mem) => invalidate_page,
-        (M::Invd | M::Wbinvd, _) => invalidate_caches,
+        (M::Invd, _) => invalidate_caches::<true>,
+        (M::Wbinvd | M::Wbnoinvd, _) => invalidate_caches::<false>,
         (M::Swapgs, _) => swap_gs,
         (M::Rdfsbase, _) => read_segment_base::<{ register::FS }>,
         (M::Rdgsbase, _) => read_segment_base::<{ register::GS }>,
@@ -113,14 +119,29 @@ fn mov_to_control(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     privileged(cpu)?;
     let value = operand(cpu, op.rm);
     match op.reg {
-        0 => cpu.write_cr0(value),
+        0 => {
+            let value = control_registers::write_cr0(cpu, value, op.rm)?;
+            cpu.write_cr0(value)
+        }
         2 => {
             cpu.cr2 = value;
             Ok(())
         }
-        3 => cpu.write_cr3(value),
-        4 => cpu.write_cr4(value),
-        8 => cpu.set_cr8(value),
+        3 => {
+            control_registers::write_cr3(cpu, value, op.rm)?;
+            cpu.write_cr3(value)
+        }
+        4 => {
+            let value = control_registers::write_cr4(cpu, value, op.rm)?;
+            cpu.write_cr4(value)
+        }
+        8 => {
+            if control_registers::write_cr8(cpu, value, op.rm)? {
+                Ok(())
+            } else {
+                cpu.set_cr8(value)
+            }
+        }
         _ => Err(cpu.invalid_opcode()),
     }
 }
@@ -128,11 +149,17 @@ fn mov_to_control(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 fn mov_from_control(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     privileged(cpu)?;
     let value = match op.rm {
-        0 => cpu.cr0,
+        0 => control_registers::visible_cr0(cpu),
         2 => cpu.cr2,
-        3 => cpu.cr3,
-        4 => cpu.cr4,
-        8 => cpu.cr8(),
+        3 => {
+            control_registers::read_cr3(cpu, op.reg)?;
+            cpu.cr3
+        }
+        4 => control_registers::visible_cr4(cpu),
+        8 => match control_registers::read_cr8(cpu, op.reg)? {
+            Some(value) => value,
+            None => cpu.cr8(),
+        },
         _ => return Err(cpu.invalid_opcode()),
     };
     set_operand(cpu, op.reg, value);
@@ -140,11 +167,15 @@ fn mov_from_control(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 }
 
 fn mov_to_debug(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    privileged(cpu)?;
+    intercept::mov_dr(cpu, op.reg, DebugDirection::To, op.rm)?;
     let value = operand(cpu, op.rm);
     cpu.write_debug_register(op.reg, value)
 }
 
 fn mov_from_debug(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    privileged(cpu)?;
+    intercept::mov_dr(cpu, op.rm, DebugDirection::From, op.reg)?;
     let value = cpu.read_debug_register(op.rm)?;
     set_operand(cpu, op.reg, value);
     Ok(())
@@ -152,6 +183,10 @@ fn mov_from_debug(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 
 /// Which descriptor-table register.
 trait Table {
+    /// How VM exits name its load.
+    const LOAD: intercept::DescriptorTable;
+    /// How VM exits name its store.
+    const STORE: intercept::DescriptorTable;
     fn register(cpu: &mut Cpu) -> &mut DescriptorTable;
 }
 
@@ -159,12 +194,18 @@ struct Global;
 struct Interrupt;
 
 impl Table for Global {
+    const LOAD: intercept::DescriptorTable = intercept::DescriptorTable::LoadGlobal;
+    const STORE: intercept::DescriptorTable = intercept::DescriptorTable::StoreGlobal;
+
     fn register(cpu: &mut Cpu) -> &mut DescriptorTable {
         &mut cpu.gdtr
     }
 }
 
 impl Table for Interrupt {
+    const LOAD: intercept::DescriptorTable = intercept::DescriptorTable::LoadInterrupt;
+    const STORE: intercept::DescriptorTable = intercept::DescriptorTable::StoreInterrupt;
+
     fn register(cpu: &mut Cpu) -> &mut DescriptorTable {
         &mut cpu.idtr
     }
@@ -172,6 +213,7 @@ impl Table for Interrupt {
 
 fn load_table<T: Table, const LONG: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     privileged(cpu)?;
+    intercept::descriptor_table(cpu, T::LOAD, OperandPlace::Memory, op)?;
     let offset = cpu.effective_offset(op);
     let limit: u16 = cpu.read_at(op.segment, offset)?;
     let base_at = offset.wrapping_add(2);
@@ -197,6 +239,7 @@ fn load_table<T: Table, const LONG: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), 
 
 fn store_table<T: Table, const LONG: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     user_mode_prevented(cpu)?;
+    intercept::descriptor_table(cpu, T::STORE, OperandPlace::Memory, op)?;
     let table = *T::register(cpu);
     let offset = cpu.effective_offset(op);
     if LONG {
@@ -209,13 +252,13 @@ fn store_table<T: Table, const LONG: bool>(cpu: &mut Cpu, op: &Op) -> Result<(),
 
 fn store_machine_status_to_memory(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     user_mode_prevented(cpu)?;
-    let value = cpu.cr0 as u16;
+    let value = control_registers::visible_cr0(cpu) as u16;
     cpu.write(op, value)
 }
 
 fn store_machine_status_to_register(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     user_mode_prevented(cpu)?;
-    let value = cpu.cr0;
+    let value = control_registers::visible_cr0(cpu);
     match op.operand_bits() {
         16 => u16::set_register(cpu, op.reg, value as u16),
         32 => u32::set_register(cpu, op.reg, value as u32),
@@ -231,15 +274,21 @@ fn load_machine_status<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(),
     } else {
         u16::register(cpu, op.reg)
     };
-    // PE can be set and not cleared.
-    let source = u64::from(source) & 0xf;
-    let value = cpu.cr0 & !(cr0::MP | cr0::EM | cr0::TS) | source;
+    let place = if MEMORY {
+        let base = cpu.segments[(op.segment & 7) as usize].base;
+        LmswOperand::Memory(base.wrapping_add(cpu.effective_offset(op)))
+    } else {
+        LmswOperand::Register
+    };
+    let value = control_registers::load_machine_status_word(cpu, source, place)?;
     cpu.write_cr0(value)
 }
 
 fn clear_task_switched(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     privileged(cpu)?;
-    cpu.cr0 &= !cr0::TS;
+    if control_registers::clear_task_switched(cpu)? {
+        cpu.cr0 &= !cr0::TS;
+    }
     Ok(())
 }
 
@@ -250,13 +299,20 @@ fn invalidate_page(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
         .base
         .wrapping_add(offset);
     let linear = cpu.truncate_linear(linear);
+    intercept::invlpg(cpu, linear)?;
     cpu.invalidate_page(linear);
     Ok(())
 }
 
-fn invalidate_caches(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
+fn invalidate_caches<const INVD: bool>(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     // The machine has no data caches: there is nothing to lose and nothing to write back.
-    privileged(cpu)
+    privileged(cpu)?;
+    let instruction = if INVD {
+        intercept::Instruction::Invd
+    } else {
+        intercept::Instruction::Wbinvd
+    };
+    intercept::check(cpu, instruction)
 }
 
 fn swap_gs(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
@@ -317,26 +373,33 @@ fn time_stamp_permitted(cpu: &mut Cpu) -> Result<(), Raised> {
 
 fn read_time_stamp(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     time_stamp_permitted(cpu)?;
-    let value = cpu.time_stamp_counter();
+    intercept::check(cpu, intercept::Instruction::Rdtsc)?;
+    let value = intercept::time_stamp_counter(cpu);
     set_pair(cpu, value);
     Ok(())
 }
 
 fn read_time_stamp_and_processor(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
+    intercept::check_rdtscp_enabled(cpu)?;
     time_stamp_permitted(cpu)?;
-    let value = cpu.time_stamp_counter();
+    intercept::check(cpu, intercept::Instruction::Rdtscp)?;
+    let value = intercept::time_stamp_counter(cpu);
     set_pair(cpu, value);
     cpu.registers[RCX] = cpu.msrs.tsc_aux & 0xffff_ffff;
     Ok(())
 }
 
 fn read_performance_counter(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
+    if cpu.cpl == 0 || cpu.cr4 & cr4::PCE != 0 {
+        intercept::check(cpu, intercept::Instruction::Rdpmc)?;
+    }
     // CPUID.0AH says that there are none, so every index is invalid.
     Err(cpu.general_protection(0))
 }
 
 fn halt(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     privileged(cpu)?;
+    intercept::check(cpu, intercept::Instruction::Hlt)?;
     cpu.activity = Activity::Halted;
     cpu.look_at_events();
     Ok(())
@@ -370,6 +433,7 @@ fn set_interrupt_flag(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
 }
 
 fn cpuid(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
+    intercept::check(cpu, intercept::Instruction::Cpuid)?;
     let number = cpu.registers[RAX] as u32;
     let leaf = cpu.cpuid(number, cpu.registers[RCX] as u32);
     if number == 1 {
@@ -386,7 +450,10 @@ fn cpuid(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
 fn read_msr(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     privileged(cpu)?;
     let index = cpu.registers[RCX] as u32;
-    let value = cpu.read_msr(index)?;
+    let value = match msr_bitmap::read(cpu, index)? {
+        Some(value) => value,
+        None => cpu.read_msr(index)?,
+    };
     set_pair(cpu, value);
     Ok(())
 }
@@ -395,7 +462,10 @@ fn write_msr(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     privileged(cpu)?;
     let index = cpu.registers[RCX] as u32;
     let value = cpu.registers[RAX] & 0xffff_ffff | cpu.registers[RDX] << 32;
-    cpu.write_msr(index, value)
+    match msr_bitmap::write(cpu, index, value)? {
+        msr_bitmap::Write::Done => Ok(()),
+        msr_bitmap::Write::Physical => cpu.write_msr(index, value),
+    }
 }
 
 impl Cpu {

@@ -1,0 +1,229 @@
+//! What is looked at between instructions in VMX non-root operation, highest priority first (SDM
+//! 6.9, 25.2 Other causes of VM exits, 26.7 Special features of VM entry).
+
+use arch::{
+    control_register::rflags,
+    exception,
+    exit::ExitReason,
+    interruption::{InterruptionInformation, InterruptionType},
+    vmx_control::{exit as exit_control, pin, primary},
+};
+
+use super::{
+    Trap, VmExit, apic_access, apic_virtualization, entry_checks::guest_state::pending_debug, exit,
+    posted_interrupts,
+};
+use crate::cpu::{
+    Activity, Cpu, Inhibit,
+    local_apic::InterruptSource,
+    raise::{Exception, Source},
+};
+
+/// Whether something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Processed {
+    /// An event was delivered, or the guest was left; look again.
+    Something,
+    /// There is nothing to do before the next instruction.
+    Nothing,
+}
+
+/// Completes the last instruction: emulation of its virtualized APIC write, or a trap-like exit.
+/// Both come before every other event (SDM 30.4.3.2).
+pub fn complete_instruction(cpu: &mut Cpu) {
+    while let Some(trap) = cpu.vmx.trap.take() {
+        match trap {
+            Trap::ApicWriteEmulation(write) => apic_access::emulate_write(cpu, write.offset),
+            Trap::Exit(due) => exit(cpu, due),
+        }
+    }
+}
+
+/// The same where a single-step trap may be due, which a VM exit leaves to the guest-state area
+/// (SDM 27.3.4). False if the guest was left.
+pub fn complete_before_trap(cpu: &mut Cpu, steps: bool) -> bool {
+    if steps {
+        cpu.vmx.pending_debug |= pending_debug::SINGLE_STEP;
+    }
+    complete_instruction(cpu);
+    if cpu.vmx.non_root && steps {
+        cpu.vmx.pending_debug &= !pending_debug::SINGLE_STEP;
+    }
+    cpu.vmx.non_root
+}
+
+/// Deals with the event of the highest priority.
+pub fn process(cpu: &mut Cpu) -> Processed {
+    complete_instruction(cpu);
+    if !cpu.vmx.non_root {
+        return Processed::Something;
+    }
+    if let Some(due) = due_exit(cpu) {
+        exit(cpu, due);
+        return Processed::Something;
+    }
+    if debug_exception(cpu) || non_maskable_interrupt(cpu) {
+        return Processed::Something;
+    }
+    let window = cpu.vmx.controls.primary(primary::INTERRUPT_WINDOW_EXITING);
+    if window && interruptible(cpu) && awake_or_halted(cpu) {
+        exit(cpu, VmExit::new(ExitReason::InterruptWindow));
+        return Processed::Something;
+    }
+    // SDM 30.2.2: the same priority as the interrupt-window exit, above external interrupts.
+    if apic_virtualization::deliverable(cpu) {
+        apic_virtualization::deliver(cpu);
+        return Processed::Something;
+    }
+    external_interrupt(cpu)
+}
+
+/// RFLAGS.IF is 1 and nothing blocks.
+fn interruptible(cpu: &Cpu) -> bool {
+    cpu.system_flags & rflags::IF != 0 && cpu.inhibit == Inhibit::None
+}
+
+fn awake_or_halted(cpu: &Cpu) -> bool {
+    matches!(cpu.activity, Activity::Active | Activity::Halted)
+}
+
+/// Exits that nothing but the state decides: INIT, start-up IPI, monitor trap flag.
+fn due_exit(cpu: &mut Cpu) -> Option<VmExit> {
+    let waiting = cpu.activity == Activity::WaitForStartUp;
+    // SDM 25.2: INIT is blocked in the wait-for-SIPI state, start-up IPIs are lost in others.
+    if cpu.init_pending && !waiting {
+        cpu.init_pending = false;
+        return Some(VmExit::new(ExitReason::InitSignal));
+    }
+    if let Some(vector) = cpu.start_up_pending.take()
+        && waiting
+    {
+        return Some(VmExit::qualified(ExitReason::StartUpIpi, u64::from(vector)));
+    }
+    if waiting {
+        return None;
+    }
+    let stepped = cpu.vmx.controls.primary(primary::MONITOR_TRAP_FLAG)
+        && cpu.instructions != cpu.vmx.entry_instructions;
+    if stepped || cpu.vmx.monitor_trap_pending {
+        return Some(VmExit::new(ExitReason::MonitorTrapFlag));
+    }
+    None
+}
+
+/// Pending debug exceptions that VM entry loaded (SDM 26.7.3).
+fn debug_exception(cpu: &mut Cpu) -> bool {
+    let pending = cpu.vmx.pending_debug;
+    if pending & (pending_debug::ENABLED_BREAKPOINT | pending_debug::SINGLE_STEP) == 0
+        || cpu.inhibit == Inhibit::MovSs
+        || !awake_or_halted(cpu)
+    {
+        return false;
+    }
+    cpu.vmx.pending_debug = 0;
+    cpu.instruction_start = cpu.rip();
+    cpu.deliver_event(Exception {
+        vector: exception::DEBUG,
+        error_code: None,
+        detail: pending & (pending_debug::BREAKPOINTS | pending_debug::SINGLE_STEP),
+        source: Source::Trap,
+    });
+    true
+}
+
+/// VMX-preemption timer, NMI window and NMI.
+fn non_maskable_interrupt(cpu: &mut Cpu) -> bool {
+    if cpu.activity == Activity::WaitForStartUp {
+        return false;
+    }
+    let now = cpu.now();
+    if cpu.vmx.preemption_timer.expired(now) {
+        exit(cpu, VmExit::new(ExitReason::PreemptionTimer));
+        return true;
+    }
+    let blocked_by_instruction = cpu.inhibit != Inhibit::None;
+    let window = cpu.vmx.controls.primary(primary::NMI_WINDOW_EXITING);
+    if window && !cpu.vmx.virtual_nmi_blocked && !blocked_by_instruction && awake_or_halted(cpu) {
+        exit(cpu, VmExit::new(ExitReason::NmiWindow));
+        return true;
+    }
+    if !cpu.nmi_pending || cpu.nmi_blocked || blocked_by_instruction {
+        return false;
+    }
+    cpu.nmi_pending = false;
+    if cpu.vmx.controls.pin(pin::NMI_EXITING) {
+        let information = InterruptionInformation::new(
+            exception::NON_MASKABLE_INTERRUPT,
+            InterruptionType::NonMaskable,
+            false,
+        );
+        exit(
+            cpu,
+            VmExit::new(ExitReason::ExceptionOrNmi).with_interruption(information.0, 0),
+        );
+    } else {
+        cpu.instruction_start = cpu.rip();
+        cpu.deliver_event(Exception {
+            vector: exception::NON_MASKABLE_INTERRUPT,
+            error_code: None,
+            detail: 0,
+            source: Source::NonMaskableInterrupt,
+        });
+    }
+    true
+}
+
+fn external_interrupt(cpu: &mut Cpu) -> Processed {
+    if !awake_or_halted(cpu) {
+        return Processed::Nothing;
+    }
+    let Some(source) = cpu.deliverable_interrupt() else {
+        return Processed::Nothing;
+    };
+    let controls = cpu.vmx.controls;
+    if !controls.pin(pin::EXTERNAL_INTERRUPT_EXITING) {
+        if !interruptible(cpu) {
+            return Processed::Nothing;
+        }
+        let vector = cpu.acknowledge_interrupt(source);
+        cpu.instruction_start = cpu.rip();
+        cpu.deliver_event(external(vector));
+        return Processed::Something;
+    }
+    // With external-interrupt exiting neither RFLAGS.IF nor blocking matters (SDM 25.2).
+    if controls.process_posted_interrupts() {
+        let vector = cpu.acknowledge_interrupt(source);
+        if u16::from(vector) == controls.notification_vector & 0xff
+            && source == InterruptSource::LocalApic
+        {
+            posted_interrupts::process(cpu);
+        } else {
+            exit_with_vector(cpu, vector);
+        }
+    } else if controls.exit(exit_control::ACKNOWLEDGE_INTERRUPT) {
+        let vector = cpu.acknowledge_interrupt(source);
+        exit_with_vector(cpu, vector);
+    } else {
+        exit(cpu, VmExit::new(ExitReason::ExternalInterrupt));
+    }
+    Processed::Something
+}
+
+fn external(vector: u8) -> Exception {
+    Exception {
+        vector,
+        error_code: None,
+        detail: 0,
+        source: Source::ExternalInterrupt,
+    }
+}
+
+fn exit_with_vector(cpu: &mut Cpu, vector: u8) {
+    let information =
+        InterruptionInformation::new(vector, InterruptionType::ExternalInterrupt, false);
+    exit(
+        cpu,
+        VmExit::new(ExitReason::ExternalInterrupt).with_interruption(information.0, 0),
+    );
+}

@@ -1,0 +1,41 @@
+//! Posted-interrupt processing, the receiver's side (SDM 30.6).
+
+use apic::register_page::{VectorBank, merge_vectors};
+use arch::msr;
+
+use super::{apic_virtualization, ipi_virtualization::descriptor_view};
+use crate::{cpu::Cpu, trace::Event};
+
+/// The notification vector was acknowledged: ends it, and moves the descriptor's requests into
+/// VIRR.
+pub(super) fn process(cpu: &mut Cpu) {
+    cpu.counters.notifications_processed += 1;
+    // ON is cleared first, by a locked operation that preserves the rest of the descriptor; then
+    // the physical interrupt is ended; then PIR moves (steps 3 to 5).
+    let requests = cpu
+        .ram
+        .offset(cpu.vmx.controls.descriptor)
+        .and_then(|at| descriptor_view(&cpu.ram, at))
+        .map_or([0; 4], |descriptor| descriptor.receive());
+    end_of_interrupt(cpu);
+    let mut page = cpu.virtual_apic_page();
+    let highest = merge_vectors(&mut page, VectorBank::InterruptRequest, requests);
+    if let Some(vector) = highest {
+        apic_virtualization::request(cpu, vector);
+    }
+    cpu.trace(Event::PostedInterrupts { highest });
+    apic_virtualization::evaluate(cpu);
+}
+
+/// As if software wrote 0 to the physical EOI register.
+fn end_of_interrupt(cpu: &mut Cpu) {
+    use apic::apic_base::ApicMode;
+    match cpu.apic.base().mode() {
+        ApicMode::Xapic => cpu.apic_page_write(arch::apic_register::END_OF_INTERRUPT, 0),
+        ApicMode::X2apic => {
+            // 0 is the one value that does not fault.
+            let _ = cpu.apic_msr_write(msr::IA32_X2APIC_EOI, 0);
+        }
+        ApicMode::Disabled => {}
+    }
+}

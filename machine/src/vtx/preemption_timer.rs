@@ -1,0 +1,76 @@
+//! The VMX-preemption timer (SDM 25.5.1).
+
+use arch::{vmcs, vmx_control::pin};
+
+use super::capabilities::PREEMPTION_TIMER_SHIFT as SHIFT;
+use crate::cpu::Cpu;
+
+/// The timer of one processor. It counts down by 1 each time bit [`SHIFT`] of the time changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PreemptionTimer {
+    running: Option<Running>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    started: u64,
+    value: u32,
+}
+
+impl PreemptionTimer {
+    /// The virtual time at which it reaches 0.
+    pub fn deadline(&self) -> Option<u64> {
+        let running = self.running?;
+        Some(((running.started >> SHIFT) + u64::from(running.value)) << SHIFT)
+    }
+
+    /// What is left of the count.
+    pub fn left(&self, now: u64) -> u32 {
+        let Some(running) = self.running else {
+            return 0;
+        };
+        let passed = (now >> SHIFT).saturating_sub(running.started >> SHIFT);
+        u64::from(running.value).saturating_sub(passed) as u32
+    }
+
+    /// Stops it, at a VM exit.
+    pub fn stop(&mut self) {
+        self.running = None;
+    }
+
+    /// Whether it has reached 0.
+    pub fn expired(&self, now: u64) -> bool {
+        self.running.is_some() && self.left(now) == 0
+    }
+}
+
+/// Starts the timer at VM entry, if it is activated (SDM 26.7.4).
+pub fn start(cpu: &mut Cpu) {
+    if cpu.vmx.controls.pin(pin::PREEMPTION_TIMER) {
+        cpu.vmx.preemption_timer.running = Some(Running {
+            started: cpu.now(),
+            value: cpu.vmcs(vmcs::PREEMPTION_TIMER_VALUE),
+        });
+        cpu.heed_timer();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_counts_changes_of_one_bit_of_the_time() {
+        let timer = PreemptionTimer {
+            running: Some(Running {
+                started: 63,
+                value: 2,
+            }),
+        };
+        assert_eq!(timer.deadline(), Some(96));
+        assert_eq!((timer.left(63), timer.left(64), timer.left(95)), (2, 1, 1));
+        assert!(!timer.expired(95));
+        assert!(timer.expired(96));
+        assert_eq!(timer.left(1000), 0);
+    }
+}

@@ -1,0 +1,114 @@
+//! Which cached translations belong to whom (SDM 28.4 Caching translation information).
+//!
+//! The translation cache tags what it holds with a context. VMX root operation is one; a guest's
+//! is found again by its VPID and EPT pointer. Guests without a VPID start with a fresh one, as VM
+//! entries and exits then invalidate.
+
+use crate::cpu::{Cpu, tlb::Context};
+use arch::control_register::{cr0, cr4, efer};
+
+/// Contexts kept at most; the oldest goes first.
+const KEPT: usize = 64;
+
+/// A guest's translations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept {
+    vpid: u16,
+    ept_pointer: u64,
+    paging: Paging,
+    context: Context,
+}
+
+/// What else a linear translation depends on. A VMM that changes these between entries without
+/// INVVPID gets a fresh context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Paging {
+    cr0: u64,
+    cr3: u64,
+    cr4: u64,
+    efer: u64,
+}
+
+impl Paging {
+    fn of(cpu: &Cpu) -> Self {
+        Self {
+            cr0: cpu.cr0 & (cr0::PE | cr0::PG | cr0::WP),
+            cr3: cpu.cr3,
+            cr4: cpu.cr4 & (cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP | cr4::SMAP | cr4::LA57),
+            efer: cpu.efer & (efer::LMA | efer::NXE),
+        }
+    }
+}
+
+/// The contexts of a processor in VMX operation.
+#[derive(Debug, Default)]
+pub struct Translations {
+    root: Context,
+    guests: Vec<Kept>,
+}
+
+impl Translations {
+    /// Forgets the guests for which `stale` says so.
+    fn forget(&mut self, stale: impl Fn(u16, u64) -> bool) {
+        self.guests
+            .retain(|kept| !stale(kept.vpid, kept.ept_pointer));
+    }
+
+    /// INVEPT, single-context: everything translated through the EPT at `ept_pointer`.
+    pub fn invalidate_ept(&mut self, ept_pointer: u64) {
+        // SDM 28.4.1: the tag is the address of the PML4 table, bits 51:12.
+        self.forget(|_, kept| kept >> 12 == ept_pointer >> 12);
+    }
+
+    /// INVVPID: everything tagged with `vpid`.
+    pub fn invalidate_vpid(&mut self, vpid: u16) {
+        self.forget(|kept, _| kept == vpid);
+    }
+
+    /// INVEPT or INVVPID, all-context.
+    pub fn invalidate_all(&mut self) {
+        self.guests.clear();
+    }
+}
+
+/// VM entry has loaded the guest's state: its translations take over.
+pub fn enter(cpu: &mut Cpu) {
+    let controls = &cpu.vmx.controls;
+    let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
+    if vpid == 0 {
+        cpu.tlb.flush();
+        return;
+    }
+    let paging = Paging::of(cpu);
+    cpu.vmx.translations.root = cpu.tlb.context();
+    let guests = &mut cpu.vmx.translations.guests;
+    let known = guests
+        .iter()
+        .position(|kept| kept.vpid == vpid && kept.ept_pointer == ept_pointer);
+    match known.map(|index| guests.swap_remove(index)) {
+        Some(kept) if kept.paging == paging => cpu.tlb.resume(kept.context),
+        _ => cpu.tlb.flush(),
+    }
+}
+
+/// A VM exit has saved the guest's state and not yet loaded the host's.
+pub fn leave(cpu: &mut Cpu) {
+    let controls = &cpu.vmx.controls;
+    let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
+    if vpid == 0 {
+        cpu.tlb.flush();
+        return;
+    }
+    let kept = Kept {
+        vpid,
+        ept_pointer,
+        paging: Paging::of(cpu),
+        context: cpu.tlb.context(),
+    };
+    let translations = &mut cpu.vmx.translations;
+    if translations.guests.len() >= KEPT {
+        translations.guests.remove(0);
+    }
+    translations.guests.push(kept);
+    cpu.tlb.resume(translations.root);
+}
