@@ -146,6 +146,8 @@ fn register_number(register: Register) -> u8 {
         Register::BH => 19,
         Register::None => op::NO_REGISTER,
         Register::RIP | Register::EIP => op::RIP,
+        // iced numbers the byte registers one by one, AH to BH and SPL to DIL included.
+        _ if register.is_gpr() => register.full_register().number() as u8,
         _ => register.number() as u8,
     }
 }

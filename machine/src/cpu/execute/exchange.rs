@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::place::{Integer, Mem, Reg, Rm, Source, Target, width};
+use super::place::{Integer, width};
 use crate::cpu::{
     Cpu,
     decode::{Form, operand_bits},
@@ -45,23 +45,36 @@ fn exchange_add_memory<T: Integer>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised>
     Ok(())
 }
 
-/// CMPXCHG; the target is written in either case.
-fn compare_exchange<T: Integer, D: Target, S: Source>(
-    cpu: &mut Cpu,
-    op: &Op,
-) -> Result<(), Raised> {
-    let expected = T::register(cpu, 0);
-    let new: T = S::get(cpu, op)?;
-    let old = D::update(
-        cpu,
-        op,
-        |found: T| if found == expected { new } else { found },
-    )?;
-    let difference = T::from_u64(expected.to_u64().wrapping_sub(old.to_u64()));
-    cpu.flags = Flags::sub(expected, old, difference);
-    if old != expected {
-        T::set_register(cpu, 0, old);
+/// The flags of CMPXCHG, and its accumulator where the comparison failed.
+#[inline(always)]
+fn compared<T: Integer>(cpu: &mut Cpu, expected: T, found: T) {
+    let difference = T::from_u64(expected.to_u64().wrapping_sub(found.to_u64()));
+    cpu.flags = Flags::sub(expected, found, difference);
+    if found != expected {
+        T::set_register(cpu, 0, found);
     }
+}
+
+/// CMPXCHG with a register as the target, which is left alone, upper half included, where the
+/// comparison fails.
+fn compare_exchange_registers<T: Integer>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    let expected = T::register(cpu, 0);
+    let new = T::register(cpu, op.rm);
+    let found = T::register(cpu, op.reg);
+    compared(cpu, expected, found);
+    if found == expected {
+        T::set_register(cpu, op.reg, new);
+    }
+    Ok(())
+}
+
+/// CMPXCHG with memory, which is written in either case (SDM volume 2, CMPXCHG).
+fn compare_exchange_memory<T: Integer>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    let expected = T::register(cpu, 0);
+    let new = T::register(cpu, op.reg);
+    let found =
+        cpu.read_modify_write(op, |found: T| if found == expected { new } else { found })?;
+    compared(cpu, expected, found);
     Ok(())
 }
 
@@ -108,8 +121,8 @@ pub(super) fn select(instruction: &Instruction, form: Form, _bits: u32) -> Optio
         (Mnemonic::Xchg, Form::MemReg | Form::RegMem) => width!(bits, exchange_memory[]),
         (Mnemonic::Xadd, Form::RegReg) => width!(bits, exchange_add_registers[]),
         (Mnemonic::Xadd, Form::MemReg) => width!(bits, exchange_add_memory[]),
-        (Mnemonic::Cmpxchg, Form::RegReg) => width!(bits, compare_exchange[Reg, Rm]),
-        (Mnemonic::Cmpxchg, Form::MemReg) => width!(bits, compare_exchange[Mem, Reg]),
+        (Mnemonic::Cmpxchg, Form::RegReg) => width!(bits, compare_exchange_registers[]),
+        (Mnemonic::Cmpxchg, Form::MemReg) => width!(bits, compare_exchange_memory[]),
         (Mnemonic::Cmpxchg8b, Form::Mem) => Some(compare_exchange_8_bytes),
         (Mnemonic::Cmpxchg16b, Form::Mem) => Some(compare_exchange_16_bytes),
         _ => None,

@@ -1,0 +1,365 @@
+//! Runs each form on both sides and says where they differ.
+
+use std::fmt::Write;
+
+use arch::control_register::rflags;
+use iced_x86::{FastFormatter, Instruction, Mnemonic, OpKind, Register};
+use posthaste_machine::cpu::flags::Flags;
+use posthaste_machine::cpu::{Activity, Processor};
+
+use crate::case::{
+    CODE, REGION, REGION_SIZE, STACK, STACK_WINDOW, STACK_WINDOW_SIZE, State, WINDOW, WINDOW_SIZE,
+    initial_fx,
+};
+use crate::forms::{self, Encoded, Form, Prefix};
+use crate::host::{Host, selectors};
+use crate::random::Random;
+use crate::{support, undefined};
+
+/// Encodings of each form.
+const ENCODINGS: u64 = 8;
+/// States from which each encoding runs.
+const STATES: u64 = 125;
+/// Where the guest's RAM has the shared region.
+const REGION_IN_RAM: u64 = 0x40_0000;
+
+/// What was compared.
+pub struct Comparison {
+    pub forms: u64,
+    pub cases: u64,
+    /// A description for each form that differed.
+    pub differences: Vec<String>,
+}
+
+/// The memory that is compared.
+#[derive(Clone, PartialEq, Eq)]
+struct Windows {
+    data: [u8; WINDOW_SIZE],
+    stack: [u8; STACK_WINDOW_SIZE],
+}
+
+struct Engine {
+    processor: Processor,
+}
+
+impl Engine {
+    fn new() -> Self {
+        let mut processor = support::long_mode(&[]);
+        let cpu = &mut processor.cpu;
+        // The page directory of the first GiB maps the region to RAM.
+        cpu.ram
+            .store(0x3000 + (REGION >> 21) * 8, REGION_IN_RAM | 0x87);
+        for (segment, selector) in cpu.segments.iter_mut().zip(selectors()) {
+            segment.selector = selector;
+            // CPL 3, as a process has it.
+            segment.rights |= 3 << 5;
+        }
+        cpu.refresh_mode();
+        Self { processor }
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) {
+        let offset = address - REGION + REGION_IN_RAM;
+        self.processor.cpu.ram.write_bytes(offset, bytes);
+    }
+
+    fn windows(&self) -> Windows {
+        let ram = &self.processor.cpu.ram;
+        let mut windows = Windows {
+            data: [0; WINDOW_SIZE],
+            stack: [0; STACK_WINDOW_SIZE],
+        };
+        ram.read_bytes(WINDOW - REGION + REGION_IN_RAM, &mut windows.data);
+        ram.read_bytes(STACK_WINDOW - REGION + REGION_IN_RAM, &mut windows.stack);
+        windows
+    }
+
+    /// Executes the instruction at `address`; gives whether it faulted.
+    fn execute(&mut self, address: u64, state: &mut State) -> bool {
+        let cpu = &mut self.processor.cpu;
+        cpu.registers[..16].copy_from_slice(&state.registers);
+        cpu.flags = Flags::from_rflags(state.flags);
+        cpu.system_flags = state.flags & rflags::DF | rflags::RESERVED_1 | rflags::IF;
+        for number in 0..16 {
+            cpu.xmm[number] = state.xmm(number);
+        }
+        cpu.mxcsr = state.mxcsr();
+        cpu.set_rip(address);
+        cpu.activity = Activity::Active;
+        // A repeated string instruction is run again until it is through.
+        for _ in 0..64 {
+            support::step(&mut self.processor, 1);
+            let cpu = &self.processor.cpu;
+            if cpu.rip() != address || cpu.activity != Activity::Active {
+                break;
+            }
+        }
+        let cpu = &self.processor.cpu;
+        state.registers.copy_from_slice(&cpu.registers[..16]);
+        state.flags = cpu.rflags();
+        for number in 0..16 {
+            state.set_xmm(number, cpu.xmm[number]);
+        }
+        state.set_mxcsr(cpu.mxcsr);
+        cpu.activity != Activity::Active
+    }
+}
+
+fn random_state(form: Form, encoded: &Encoded, random: &mut Random) -> State {
+    let mut state = State {
+        registers: [0; 16],
+        flags: random.next() & (rflags::STATUS | rflags::DF) | rflags::RESERVED_1 | rflags::IF,
+        fx: initial_fx(),
+    };
+    for register in &mut state.registers {
+        *register = random.value();
+    }
+    for number in 0..16 {
+        let value = u128::from(random.value()) << 64 | u128::from(random.value());
+        state.set_xmm(number, value);
+    }
+    let registers = &mut state.registers;
+    let instruction = &encoded.instruction;
+    match instruction.mnemonic() {
+        // Most random dividends do not divide.
+        Mnemonic::Div if random.chance(80) => {
+            registers[2] = random.below(8);
+            registers[0] &= !(0xff << 8) | random.below(4) << 8;
+        }
+        Mnemonic::Idiv if random.chance(80) => {
+            registers[2] = (registers[0] as i64 >> 63) as u64;
+            if random.chance(50) {
+                registers[0] = registers[0] as i32 as i64 as u64;
+                registers[2] = (registers[0] as i64 >> 63) as u64;
+            }
+        }
+        Mnemonic::Shld | Mnemonic::Shrd => {
+            registers[1] &= !0xff | forms::double_shift_limit(form.code);
+        }
+        Mnemonic::Enter | Mnemonic::Leave => registers[5] = STACK + 32 + random.below(8) * 8,
+        _ if forms::is_bit_test(instruction) && instruction.op_kind(1) == OpKind::Register => {
+            let counter = instruction.op_register(1).full_register().number();
+            registers[counter] = random.below(2048).wrapping_sub(1024);
+        }
+        _ => {}
+    }
+    let strings = (0..instruction.op_count()).any(|i| {
+        matches!(
+            instruction.op_kind(i),
+            OpKind::MemorySegRSI
+                | OpKind::MemorySegESI
+                | OpKind::MemoryESRDI
+                | OpKind::MemoryESEDI
+                | OpKind::MemorySegRDI
+                | OpKind::MemorySegEDI
+        )
+    });
+    if strings {
+        let narrow = (0..instruction.op_count()).any(|i| {
+            matches!(
+                instruction.op_kind(i),
+                OpKind::MemorySegESI | OpKind::MemoryESEDI | OpKind::MemorySegEDI
+            )
+        });
+        let junk = if narrow { random.next() << 32 } else { 0 };
+        registers[6] = junk | (WINDOW + 448 + random.below(128));
+        registers[7] = junk | (WINDOW + 448 + random.below(128));
+        if form.prefix != Prefix::None {
+            registers[1] = junk | (random.below(20) + u64::from(narrow));
+        }
+    }
+    if let Some(address) = &encoded.address {
+        address.set(registers, random);
+    }
+    registers[4] = STACK;
+    state
+}
+
+fn random_windows(encoded: &Encoded, state: &mut State, random: &mut Random) -> Windows {
+    let mut windows = Windows {
+        data: [0; WINDOW_SIZE],
+        stack: [0; STACK_WINDOW_SIZE],
+    };
+    for chunk in windows
+        .data
+        .chunks_exact_mut(8)
+        .chain(windows.stack.chunks_exact_mut(8))
+    {
+        chunk.copy_from_slice(&random.next().to_le_bytes());
+    }
+    if random.chance(25) {
+        // Strings that are equal for a while.
+        windows.data[400..800].fill(random.next() as u8);
+    }
+    let mnemonic = encoded.instruction.mnemonic();
+    if let Some(address) = encoded.address {
+        let place = (address.target - WINDOW) as usize;
+        windows.data[place..place + 8].copy_from_slice(&random.value().to_le_bytes());
+        windows.data[place + 8..place + 16].copy_from_slice(&random.value().to_le_bytes());
+        let free = |number| ![address.base, address.index].contains(&Some(number));
+        let word = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&windows.data[at..at + 8]);
+            u64::from_le_bytes(bytes)
+        };
+        // Let half of the comparisons succeed.
+        if random.chance(50) && free(0) && free(2) {
+            match mnemonic {
+                Mnemonic::Cmpxchg => state.registers[0] = word(place),
+                Mnemonic::Cmpxchg8b => {
+                    state.registers[0] = word(place) & 0xffff_ffff;
+                    state.registers[2] = word(place) >> 32;
+                }
+                Mnemonic::Cmpxchg16b => {
+                    state.registers[0] = word(place);
+                    state.registers[2] = word(place + 8);
+                }
+                _ => {}
+            }
+        }
+    } else if mnemonic == Mnemonic::Cmpxchg && random.chance(50) {
+        let number = encoded.instruction.op_register(0).full_register().number();
+        state.registers[0] = state.registers[number];
+    }
+    if matches!(mnemonic, Mnemonic::Popf | Mnemonic::Popfq) {
+        // Neither trap nor alignment check nor nested task: the trampoline runs under them.
+        const HARMLESS: u64 = rflags::STATUS | rflags::DF | rflags::IF | rflags::IOPL;
+        let image = random.next() & HARMLESS;
+        windows.stack[128..136].copy_from_slice(&image.to_le_bytes());
+    }
+    windows
+}
+
+fn width(instruction: &Instruction) -> u32 {
+    match instruction.op_kind(0) {
+        _ if instruction.op_count() == 0 => 64,
+        OpKind::Register => instruction.op_register(0).size() as u32 * 8,
+        _ => instruction.memory_size().size() as u32 * 8,
+    }
+}
+
+fn text(instruction: &Instruction) -> String {
+    let mut output = String::new();
+    FastFormatter::new().format(instruction, &mut output);
+    output
+}
+
+/// Compares every form.
+pub fn run() -> Comparison {
+    let mut host = Host::new();
+    let mut engine = Engine::new();
+    let mut random = Random::new(0x5eed_0001);
+    let mut result = Comparison {
+        forms: 0,
+        cases: 0,
+        differences: Vec::new(),
+    };
+    let mut rip = CODE;
+    for form in forms::all() {
+        result.forms += 1;
+        let mut difference = None;
+        for _ in 0..ENCODINGS {
+            let encoded = (0..1000)
+                .find_map(|_| forms::encode(form, rip, &mut random))
+                .unwrap_or_else(|| panic!("{form:?} cannot be encoded"));
+            let bytes = host.write_code(rip, &encoded.bytes);
+            engine.write(rip, &bytes);
+            for _ in 0..STATES {
+                result.cases += 1;
+                let found = case(form, &encoded, rip, &mut host, &mut engine, &mut random);
+                if difference.is_none() {
+                    difference = found;
+                }
+            }
+            rip += 48;
+            assert!(rip + 64 < REGION + REGION_SIZE, "the code region is full");
+        }
+        result.differences.extend(difference);
+    }
+    result
+}
+
+fn case(
+    form: Form,
+    encoded: &Encoded,
+    rip: u64,
+    host: &mut Host,
+    engine: &mut Engine,
+    random: &mut Random,
+) -> Option<String> {
+    let mut before = random_state(form, encoded, random);
+    let windows = random_windows(encoded, &mut before, random);
+    host.write(WINDOW, &windows.data);
+    host.write(STACK_WINDOW, &windows.stack);
+    engine.write(WINDOW, &windows.data);
+    engine.write(STACK_WINDOW, &windows.stack);
+
+    let mut theirs = before.clone();
+    let host_faulted = host.execute(rip, &mut theirs);
+    let mut their_windows = windows.clone();
+    host.read(WINDOW, &mut their_windows.data);
+    host.read(STACK_WINDOW, &mut their_windows.stack);
+
+    let mut ours = before.clone();
+    let faulted = engine.execute(rip, &mut ours);
+    let our_windows = engine.windows();
+    let our_rip = engine.processor.cpu.rip();
+
+    let mut text_of = String::new();
+    let mut differ = |what: &str, host: u64, engine: u64| {
+        let _ = write!(text_of, " {what}: host {host:#x}, engine {engine:#x};");
+    };
+    if faulted != host_faulted {
+        differ("fault", u64::from(host_faulted), u64::from(faulted));
+    }
+    if !faulted && our_rip != rip + encoded.bytes.len() as u64 {
+        differ("rip", rip + encoded.bytes.len() as u64, our_rip);
+    }
+    for number in 0..16 {
+        if theirs.registers[number] != ours.registers[number] {
+            let name = format!("{:?}", Register::RAX + number as u32);
+            differ(&name, theirs.registers[number], ours.registers[number]);
+        }
+        if theirs.xmm(number) != ours.xmm(number) {
+            differ(
+                &format!("XMM{number}"),
+                theirs.xmm(number) as u64,
+                ours.xmm(number) as u64,
+            );
+        }
+    }
+    let mut compared = rflags::STATUS | rflags::DF;
+    compared &= !undefined::flags(
+        &encoded.instruction,
+        width(&encoded.instruction),
+        before.registers[1] as u8,
+    );
+    if host_faulted {
+        compared = 0;
+    }
+    if (theirs.flags ^ ours.flags) & compared != 0 {
+        differ("flags", theirs.flags & compared, ours.flags & compared);
+    }
+    let pairs = [
+        (&their_windows.data[..], &our_windows.data[..], "memory"),
+        (&their_windows.stack[..], &our_windows.stack[..], "stack"),
+    ];
+    for (theirs, ours, what) in pairs {
+        if let Some(at) = (0..theirs.len()).find(|&i| theirs[i] != ours[i]) {
+            let name = format!("{what}+{at:#x}");
+            differ(&name, u64::from(theirs[at]), u64::from(ours[at]));
+        }
+    }
+    if text_of.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "{:?} {:?} `{}` {:02x?}:{text_of} before: {:x?} flags {:#x}",
+        form.code,
+        form.prefix,
+        text(&encoded.instruction),
+        encoded.bytes,
+        before.registers,
+        before.flags,
+    ))
+}

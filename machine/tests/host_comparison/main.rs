@@ -1,0 +1,52 @@
+//! Every user-mode instruction form, executed by the host's processor and by the engine from the
+//! same random states: registers, flags and memory must agree.
+//!
+//! Forms are enumerated from iced's table of codes by CPUID feature ([`forms::FEATURES`]), so that a
+//! feature added there is compared whole; what cannot be compared is listed with its reason.
+//! Everything runs in 64-bit mode at CPL 3; other modes have table tests of their own.
+
+#![allow(unreachable_pub, reason = "a test binary has no outside")]
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod case;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod compare;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod forms;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod host;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod random;
+#[path = "../support/mod.rs"]
+mod support;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod undefined;
+
+/// Where the closing line of the test run finds what was compared.
+fn report(line: &str) {
+    println!("{line}");
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("comparison.txt");
+    std::fs::write(path, format!("{line}\n")).expect("the result must be written");
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn the_engine_agrees_with_the_host() {
+    let result = compare::run();
+    report(&format!(
+        "#ph comparison forms={} cases={}",
+        result.forms, result.cases
+    ));
+    assert!(
+        result.differences.is_empty(),
+        "{} forms differ from the host:\n{}",
+        result.differences.len(),
+        result.differences.join("\n")
+    );
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[test]
+fn the_engine_agrees_with_the_host() {
+    report("#ph comparison not_run=host_is_not_x86_64_linux forms=0 cases=0");
+}
