@@ -3,6 +3,7 @@
 pub mod error;
 pub mod image;
 pub mod information;
+mod linux;
 mod multiboot1;
 mod multiboot2;
 mod placement;
@@ -30,11 +31,21 @@ pub enum Protocol {
     Multiboot2,
     /// Multiboot, the first version.
     Multiboot1,
+    /// The Linux boot protocol's 64-bit entry.
+    Linux64,
+    /// The Linux boot protocol's 32-bit entry.
+    Linux32,
 }
 
 impl Protocol {
     /// Every protocol, the one preferred by default first.
-    pub const ALL: [Self; 3] = [Self::Pvh, Self::Multiboot2, Self::Multiboot1];
+    pub const ALL: [Self; 5] = [
+        Self::Pvh,
+        Self::Multiboot2,
+        Self::Multiboot1,
+        Self::Linux64,
+        Self::Linux32,
+    ];
 
     /// The name, for people.
     pub const fn name(self) -> &'static str {
@@ -42,6 +53,8 @@ impl Protocol {
             Self::Pvh => "PVH",
             Self::Multiboot2 => "multiboot2",
             Self::Multiboot1 => "multiboot1",
+            Self::Linux64 => "the Linux 64-bit entry",
+            Self::Linux32 => "the Linux 32-bit entry",
         }
     }
 }
@@ -89,20 +102,61 @@ pub struct BootRequest<'a> {
     pub protocol: Option<Protocol>,
 }
 
-/// The 32-bit protected-mode state in which the kernel starts, the same for all three protocols:
-/// CS is a flat 32-bit code segment, the other segment registers are flat 32-bit data segments, all
-/// of base 0 and limit FFFFFFFFH; CR0.PE = 1 and CR0.PG = 0; CR4, EFER, EFLAGS.IF and EFLAGS.VM are
-/// 0; A20 is on.
+/// Whether paging is on when a kernel starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryMode {
+    /// 32-bit protected mode: CR0.PE = 1, CR0.PG = 0; CR4 and EFER are 0.
+    Protected,
+    /// 64-bit mode: CR0.PE = CR0.PG = 1, CR4.PAE = 1, EFER.LME = EFER.LMA = 1.
+    Long {
+        /// Page tables that map the first 4 GiB to themselves.
+        cr3: u64,
+    },
+}
+
+/// The segments with which a kernel starts: CS is a code segment of the entry's mode, the other
+/// segment registers are writable data segments, all of base 0 and limit FFFFFFFFH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flat {
+    /// Selector in CS.
+    pub code: u16,
+    /// Selector in DS, ES, FS, GS and SS.
+    pub data: u16,
+    /// Physical address of a global descriptor table that holds both, or 0 if there is none because
+    /// the protocol leaves GDTR undefined.
+    pub descriptor_table: u64,
+    /// The table's limit.
+    pub limit: u16,
+}
+
+impl Flat {
+    /// What PVH and multiboot leave open.
+    const UNDEFINED: Self = Self {
+        code: 8,
+        data: 0x10,
+        descriptor_table: 0,
+        limit: 0,
+    };
+}
+
+/// The state in which the kernel starts, at privilege level 0. EFLAGS.IF and EFLAGS.VM are 0, A20 is
+/// on. General registers that are not mentioned are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryState {
     /// The protocol that this is.
     pub protocol: Protocol,
     /// Instruction pointer, a physical address below 4 GiB.
     pub rip: u64,
-    /// EAX: the protocol's magic number, 0 for PVH.
+    /// EAX: the protocol's magic number, 0 for PVH and Linux.
     pub eax: u32,
-    /// EBX: physical address of the boot information.
+    /// EBX: physical address of the boot information; 0 for Linux.
     pub ebx: u32,
+    /// RSI: physical address of the boot parameters for Linux, otherwise 0.
+    pub rsi: u64,
+    /// The processor's mode.
+    pub mode: EntryMode,
+    /// The segments.
+    pub segments: Flat,
 }
 
 /// A loaded kernel.
@@ -145,8 +199,11 @@ pub fn load(
             .find(|protocol| image.offers(*protocol))
             .ok_or_else(|| image.unknown_format())?,
     };
-    let plan = image.plan(protocol)?;
     let mut placement = Placement::new(request.memory_map);
+    if let Some(header) = image.linux(protocol) {
+        return linux::load(request, header, protocol, &mut placement, memory);
+    }
+    let plan = image.plan(protocol)?;
     let kernel = load_segments(&plan.segments, request.kernel, &mut placement, memory)?;
     if !plan
         .segments
@@ -160,9 +217,10 @@ pub fn load(
     let modules = load_modules(request.modules, kernel.end, &mut placement, memory)?;
 
     let write = match protocol {
-        Protocol::Pvh => pvh::write,
         Protocol::Multiboot2 => multiboot2::write_information,
         Protocol::Multiboot1 => multiboot1::write_information,
+        // The Linux protocols were dealt with above.
+        Protocol::Pvh | Protocol::Linux64 | Protocol::Linux32 => pvh::write,
     };
     // The information holds absolute addresses, so its size is measured at address 0 first.
     let size = write(request, &modules, 0)?.len() as u64;
@@ -177,11 +235,14 @@ pub fn load(
             protocol,
             rip: u64::from(plan.entry),
             eax: match protocol {
-                Protocol::Pvh => 0,
                 Protocol::Multiboot2 => multiboot2::BOOT_MAGIC,
                 Protocol::Multiboot1 => multiboot1::BOOT_MAGIC,
+                Protocol::Pvh | Protocol::Linux64 | Protocol::Linux32 => 0,
             },
             ebx: address,
+            rsi: 0,
+            mode: EntryMode::Protected,
+            segments: Flat::UNDEFINED,
         },
         kernel,
         modules,

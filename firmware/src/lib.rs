@@ -5,7 +5,8 @@
 //! handed, on real hardware too, and so distrusts every length in them.
 //!
 //! Citations name the ACPI specification, revision 6.5 ("ACPI"), the multiboot specification 0.6.96
-//! ("Multiboot"), the multiboot2 specification 2.0 ("Multiboot2") and Xen's PVH document ("PVH").
+//! ("Multiboot"), the multiboot2 specification 2.0 ("Multiboot2"), Xen's PVH document ("PVH") and the
+//! Linux kernel's documentation of its x86 boot protocol ("Boot").
 #![no_std]
 #![forbid(unsafe_code)]
 

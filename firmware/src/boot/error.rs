@@ -15,8 +15,37 @@ pub enum BootError {
         /// How many of them are there.
         length: usize,
     },
-    /// A bzImage, which is not loaded yet.
-    LinuxImage,
+    /// A bzImage of a protocol that is too old.
+    LinuxProtocol {
+        /// Its version, major number in the upper byte.
+        version: u16,
+    },
+    /// A bzImage whose checksum is wrong.
+    Checksum {
+        /// How many bytes the checksum covers.
+        length: u64,
+    },
+    /// The command line is longer than the kernel takes.
+    CommandLine {
+        /// Its length in bytes.
+        length: u64,
+        /// The most that the kernel takes.
+        maximum: u64,
+    },
+    /// A module that should be an initial RAM disk is none.
+    InitialRamDisk {
+        /// Which module, from 0.
+        index: usize,
+        /// What is wrong.
+        what: &'static str,
+        /// Where in the module.
+        offset: u64,
+    },
+    /// More memory regions than the kernel's boot parameters hold.
+    MemoryMap {
+        /// How many there are.
+        regions: usize,
+    },
     /// An ELF image without a note or header of a boot protocol.
     NoEntryNote,
     /// An ELF image for another processor or another byte order.
@@ -106,14 +135,37 @@ impl fmt::Display for BootError {
         match *self {
             Self::UnknownFormat { length: 0, .. } => f.write_str("the image is empty"),
             Self::UnknownFormat { start, length } => {
-                f.write_str("not an ELF or multiboot image (starts with")?;
+                f.write_str("not an ELF, multiboot or Linux image (starts with")?;
                 for byte in start.iter().take(length) {
                     write!(f, " {byte:02x}")?;
                 }
                 f.write_str(")")
             }
-            Self::LinuxImage => f.write_str(
-                "a Linux bzImage, which cannot be loaded yet; use the uncompressed vmlinux, which starts by PVH",
+            Self::LinuxProtocol { version } => write!(
+                f,
+                "a Linux kernel with boot protocol {}.{:02}; 2.10 (Linux 2.6.31) is the oldest that is loaded",
+                version >> 8,
+                version & 0xff
+            ),
+            Self::Checksum { length } => write!(
+                f,
+                "damaged: the checksum of the Linux kernel's {length} bytes is wrong"
+            ),
+            Self::CommandLine { length, maximum } => write!(
+                f,
+                "the command line has {length} bytes; this kernel takes {maximum}"
+            ),
+            Self::InitialRamDisk {
+                index,
+                what,
+                offset,
+            } => write!(
+                f,
+                "module {index} is no intact initial RAM disk: {what} (byte {offset})"
+            ),
+            Self::MemoryMap { regions } => write!(
+                f,
+                "{regions} memory regions; a Linux kernel is told of 128 at most"
             ),
             Self::NoEntryNote => f.write_str(
                 "an ELF image that offers no boot protocol: neither a PVH note nor a multiboot header",
@@ -155,7 +207,7 @@ impl fmt::Display for BootError {
             Self::NothingToLoad => f.write_str("the image has no segment to load"),
             Self::NoRoom { what, size } => write!(
                 f,
-                "no RAM below 4 GiB is left for a {what} of {size} bytes"
+                "no RAM below 4 GiB is left for the {what} of {size} bytes"
             ),
             Self::Information { what, address } => {
                 write!(f, "boot information at {address:#x}: {what}")

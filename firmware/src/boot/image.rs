@@ -1,5 +1,6 @@
 //! What a kernel image consists of: its format, the protocols it offers and where it wants to be.
 
+use super::linux;
 use super::multiboot1;
 use super::multiboot2;
 use super::{BootError, Protocol};
@@ -77,6 +78,7 @@ pub(super) struct Image<'a> {
     elf: Option<ElfImage>,
     multiboot1: Option<multiboot1::Header>,
     multiboot2: Option<multiboot2::Header<'a>>,
+    linux: Option<linux::Header<'a>>,
 }
 
 struct ElfImage {
@@ -102,6 +104,7 @@ impl<'a> Image<'a> {
             elf,
             multiboot1: multiboot1::Header::find(bytes),
             multiboot2: multiboot2::Header::find(bytes),
+            linux: linux::Header::find(bytes)?,
         })
     }
 
@@ -110,16 +113,22 @@ impl<'a> Image<'a> {
             Protocol::Pvh => self.elf.as_ref().is_some_and(|elf| elf.pvh_entry.is_some()),
             Protocol::Multiboot2 => self.multiboot2.is_some(),
             Protocol::Multiboot1 => self.multiboot1.is_some(),
+            Protocol::Linux64 => self.linux.is_some_and(|linux| linux.has_64_bit_entry()),
+            Protocol::Linux32 => self.linux.is_some(),
+        }
+    }
+
+    /// The Linux setup header, for the protocols that go by it.
+    pub(super) fn linux(&self, protocol: Protocol) -> Option<&linux::Header<'a>> {
+        match protocol {
+            Protocol::Linux64 | Protocol::Linux32 => self.linux.as_ref(),
+            Protocol::Pvh | Protocol::Multiboot2 | Protocol::Multiboot1 => None,
         }
     }
 
     pub(super) fn unknown_format(&self) -> BootError {
         if self.elf.is_some() {
             return BootError::NoEntryNote;
-        }
-        // The Linux boot protocol's header magic is at 202H.
-        if self.bytes.get(0x202..0x206) == Some(b"HdrS") {
-            return BootError::LinuxImage;
         }
         let mut start = [0; 4];
         let length = self.bytes.len().min(4);
@@ -161,6 +170,8 @@ impl<'a> Image<'a> {
                     None => self.elf_plan(protocol, demands.entry),
                 }
             }
+            // These go by their own header, not by segments.
+            Protocol::Linux64 | Protocol::Linux32 => Err(absent),
         }
     }
 
