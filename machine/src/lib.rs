@@ -5,6 +5,7 @@
 //! [`arch`] pins.
 
 pub mod cpu;
+mod kernel_entry;
 pub mod machine;
 pub mod memory;
 pub mod platform;

@@ -6,17 +6,16 @@ use std::sync::Arc;
 
 use apic::apic_base::ApicMode;
 use apic::routing::Identity;
-use arch::control_register::cr0;
 use arch::pvh::{self, MemoryRegion};
 use devices::pc::Pc;
 use devices::rtc_calendar::DateTime;
 use firmware::acpi;
 use firmware::acpi::build::{TableConfig, Tables};
-use firmware::boot::{self, BootError, BootRequest, EntryState, Rsdp};
+use firmware::boot::{self, BootError, BootRequest, Rsdp};
 use firmware::memory::{LoadMemory, MemoryError};
 
-use crate::cpu::segment::{Segment, register, rights};
 use crate::cpu::{Cpu, CpuModel, Processor};
+use crate::kernel_entry;
 use crate::memory::{HOLE_END, HOLE_START, Ram, RamError};
 use crate::platform::{Mark, Outcome, Platform};
 use crate::schedule::{Clock, Deterministic, Share, run_parallel};
@@ -220,7 +219,7 @@ impl Machine {
             &mut RamLoader(ram),
         )?;
         if let Some(first) = self.processors.first_mut() {
-            enter_protected_mode(&mut first.cpu, &loaded.entry);
+            kernel_entry::enter(&mut first.cpu, &loaded.entry);
         }
         Ok(())
     }
@@ -288,42 +287,6 @@ fn identity_at_reset(id: u32) -> Identity {
         software_enabled: false,
         priority: 0,
     }
-}
-
-/// The state in which a loaded kernel starts; [`EntryState`] says why.
-fn enter_protected_mode(cpu: &mut Cpu, entry: &EntryState) {
-    let data = Segment {
-        selector: 0x10,
-        base: 0,
-        limit: u32::MAX,
-        rights: rights::PRESENT
-            | rights::CODE_OR_DATA
-            | rights::READ_WRITE
-            | rights::ACCESSED
-            | rights::BIG
-            | rights::GRANULAR,
-    };
-    for number in [
-        register::ES,
-        register::SS,
-        register::DS,
-        register::FS,
-        register::GS,
-    ] {
-        if let Some(segment) = cpu.segments.get_mut(number as usize) {
-            *segment = data;
-        }
-    }
-    cpu.segments[register::CS as usize] = Segment {
-        selector: 8,
-        rights: data.rights | rights::CODE,
-        ..data
-    };
-    cpu.cr0 = cr0::PE | cr0::ET;
-    cpu.set_rip(entry.rip);
-    cpu.registers[0] = u64::from(entry.eax);
-    cpu.registers[3] = u64::from(entry.ebx);
-    cpu.refresh_mode();
 }
 
 /// First address of the legacy area that is not RAM to software.

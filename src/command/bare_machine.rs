@@ -20,12 +20,16 @@ enum BootProtocol {
     Multiboot2,
     /// multiboot
     Multiboot1,
+    /// Linux, entered in 64-bit mode
+    Linux64,
+    /// Linux, entered in 32-bit mode
+    Linux32,
 }
 
 /// Options of `machine`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Options {
-    /// The kernel: an ELF image with PVH, multiboot2 or multiboot entry
+    /// The kernel: a Linux bzImage, or an ELF image with PVH, multiboot2 or multiboot entry
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
     /// The kernel's command line
@@ -34,6 +38,9 @@ pub(super) struct Options {
     /// A boot module: a file, and after a space its command line; may be given several times
     #[arg(long = "module", value_name = "FILE[ TEXT]")]
     modules: Vec<String>,
+    /// The initial RAM disk: the same as a first --module
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
     /// The boot protocol, if the image offers several
     #[arg(long, value_enum)]
     protocol: Option<BootProtocol>,
@@ -45,6 +52,9 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     let image = read_file("read the kernel", &options.kernel)?;
     let mut modules = Vec::new();
+    if let Some(path) = &options.initrd {
+        modules.push((read_file("read the initial RAM disk", path)?, ""));
+    }
     for module in &options.modules {
         let (path, command_line) = module.split_once(' ').unwrap_or((module, ""));
         let bytes = read_file("read the module", path.as_ref())?;
@@ -74,6 +84,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
                 BootProtocol::Pvh => Protocol::Pvh,
                 BootProtocol::Multiboot2 => Protocol::Multiboot2,
                 BootProtocol::Multiboot1 => Protocol::Multiboot1,
+                BootProtocol::Linux64 => Protocol::Linux64,
+                BootProtocol::Linux32 => Protocol::Linux32,
             }),
         },
         Box::new(std::io::stdout()),

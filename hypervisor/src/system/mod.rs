@@ -35,6 +35,7 @@ use crate::vmx::control_plan::apic_features;
 use crate::vmx::feature::{self, Feature, FeatureSet};
 use crate::vmx::instructions::RAX;
 use crate::vmx::instructions::RBX;
+use crate::vmx::instructions::RSI;
 use crate::vmx::io_bitmap::IoBitmap;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -357,6 +358,7 @@ fn make_virtual_machine(
             });
             vcpu.registers.0[RAX] = u64::from(loaded.entry.eax);
             vcpu.registers.0[RBX] = u64::from(loaded.entry.ebx);
+            vcpu.registers.0[RSI] = loaded.entry.rsi;
         }
         vcpus.push(vcpu);
     }

@@ -6,7 +6,7 @@ use core::fmt;
 use arch::pvh::{MEMORY_ACPI, MEMORY_RAM, MEMORY_RESERVED, MemoryRegion};
 use firmware::{
     acpi::build::{BuildError, DestinationRule, TableConfig, build},
-    boot::{BootError, BootRequest, EntryState, Module, Rsdp, load},
+    boot::{BootError, BootRequest, EntryState, Module, Protocol, Rsdp, detect, load},
     memory::{LoadMemory, MemoryError},
 };
 
@@ -135,6 +135,11 @@ pub fn load_guest<F: FrameAccess>(
         .write(tables.base, &tables.bytes)
         .map_err(GuestImageError::Memory)?;
     let map = memory_map(memory.layout());
+    // vCPUs start in protected mode, and every Linux kernel can be entered in it.
+    let protocol = detect(image.kernel)
+        .map_err(GuestImageError::Boot)?
+        .into_iter()
+        .find(|protocol| *protocol != Protocol::Linux64);
     let request = BootRequest {
         kernel: image.kernel,
         command_line: image.command_line,
@@ -144,7 +149,7 @@ pub fn load_guest<F: FrameAccess>(
             address: tables.base,
             bytes: tables.rsdp(),
         }),
-        protocol: None,
+        protocol,
     };
     let loaded = load(&request, &mut loader).map_err(GuestImageError::Boot)?;
     Ok(LoadedGuest {
