@@ -24,6 +24,9 @@ pub const FEATURES: &[CpuidFeature] = &[
     CpuidFeature::CLFSH,
     CpuidFeature::POPCNT,
     CpuidFeature::PREFETCHW,
+    CpuidFeature::MMX,
+    CpuidFeature::SSE,
+    CpuidFeature::SSE2,
 ];
 
 /// Instructions of other features that are compared.
@@ -71,6 +74,9 @@ pub fn excluded(code: Code) -> Option<&'static str> {
         }
         Mnemonic::Bswap if information.operand_size() == 16 => Some("its result is undefined"),
         Mnemonic::Wait => Some("it belongs to x87"),
+        Mnemonic::Rcpps | Mnemonic::Rcpss | Mnemonic::Rsqrtps | Mnemonic::Rsqrtss => {
+            Some("processors approximate differently")
+        }
         _ => None,
     }
 }
@@ -177,6 +183,7 @@ fn is_string(information: &OpCodeInfo) -> bool {
 
 /// Number of RCX.
 const COUNT: usize = 1;
+
 /// Number of RSP.
 const STACK_POINTER: usize = 4;
 

@@ -114,11 +114,15 @@ struct Extreme<const WANTED_LESS: bool>;
 impl<const WANTED_LESS: bool> Lane for Extreme<WANTED_LESS> {
     #[inline]
     fn apply<B: Binary>(status: &mut Status, a: u64, b: u64, _code: u8) -> u64 {
-        let (Operand::Number(x, tiny_x), Operand::Number(y, tiny_y)) =
-            (status.unpack::<B>(a), status.unpack::<B>(b))
-        else {
-            status.before |= flag::INVALID;
-            return b;
+        let (x, y, tiny_x, tiny_y) = match (status.unpack::<B>(a), status.unpack::<B>(b)) {
+            (Operand::Number(x, tiny_x), Operand::Number(y, tiny_y)) => (x, y, tiny_x, tiny_y),
+            (_, y) => {
+                status.before |= flag::INVALID;
+                return match y {
+                    Operand::Number(y, _) if y.is_zero() => pack::<B>(y),
+                    _ => b,
+                };
+            }
         };
         if tiny_x || tiny_y {
             status.before |= flag::DENORMAL;
@@ -138,8 +142,7 @@ impl<const WANTED_LESS: bool> Lane for Extreme<WANTED_LESS> {
     }
 }
 
-/// The order of two operands, `None` if one is a NaN. `quiet_valid`: a quiet NaN is no invalid
-/// operation.
+/// The order of two operands, `None` if one is a NaN.
 fn compare<B: Binary>(status: &mut Status, a: u64, b: u64, nans: QuietNans) -> Option<Ordering> {
     match (status.unpack::<B>(a), status.unpack::<B>(b)) {
         (Operand::Number(x, tiny_x), Operand::Number(y, tiny_y)) => {

@@ -198,10 +198,11 @@ fn to_mmx<L: Lane, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     } else {
         S::get::<Xmm>(cpu, op)?
     };
+    // Also if an exception follows, as processors do.
+    Mmx::commit(cpu);
     let mut status = Status::new(cpu);
     let result = lanes::<L>(&mut status, source, 2);
     cpu.settle(&status)?;
-    Mmx::commit(cpu);
     Mmx::store(cpu, op.reg, result);
     Ok(())
 }
@@ -210,10 +211,9 @@ fn to_mmx<L: Lane, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 fn from_mmx<L: Lane>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     Xmm::enter(cpu)?;
     Mmx::enter(cpu)?;
-    let source = Mmx::load(cpu, op.rm);
-    integers_to_xmm::<L>(cpu, op, source)?;
     Mmx::commit(cpu);
-    Ok(())
+    let source = Mmx::load(cpu, op.rm);
+    integers_to_xmm::<L>(cpu, op, source)
 }
 
 /// CVTPI2PS and CVTPI2PD from memory.
@@ -223,11 +223,10 @@ fn from_mmx_memory<L: Lane, const TOUCHES_MMX: bool>(cpu: &mut Cpu, op: &Op) -> 
         Mmx::enter(cpu)?;
     }
     let source = cpu.read::<u64>(op)?.into();
-    integers_to_xmm::<L>(cpu, op, source)?;
     if TOUCHES_MMX {
         Mmx::commit(cpu);
     }
-    Ok(())
+    integers_to_xmm::<L>(cpu, op, source)
 }
 
 fn integers_to_xmm<L: Lane>(cpu: &mut Cpu, op: &Op, source: u128) -> Result<(), Raised> {
