@@ -330,8 +330,14 @@ impl Cpu {
 
     /// The counters as they stand.
     pub fn snapshot(&self) -> Snapshot {
+        let mut counters = (*self.counters).clone();
+        if self.vmx.non_root {
+            // The stretch since the last VM entry is counted at the next exit.
+            counters.guest_instructions +=
+                self.instructions.wrapping_sub(self.vmx.entry_instructions);
+        }
         Snapshot {
-            counters: (*self.counters).clone(),
+            counters,
             instructions: self.instructions,
             time: self.now(),
         }
