@@ -11,6 +11,7 @@ use posthaste_machine::cpu::raise::{Exception, Pending, Source};
 use posthaste_machine::cpu::segment::{Segment, register};
 use posthaste_machine::cpu::state::Reset;
 use posthaste_machine::cpu::{Activity, Cpu, Inhibit, Processor, Stop};
+use posthaste_machine::platform::Outcome;
 use support::{CODE, DATA, STACK, long_mode, step};
 use tables::*;
 
@@ -211,9 +212,13 @@ fn a_fault_in_delivering_a_fault_is_a_double_fault_and_another_shuts_down() {
     assert_eq!(cpu.delivering, None);
 
     let mut processor = kernel(&[0x0f, 0x0b]);
-    assert_eq!(step(&mut processor, 5), Stop::Idle);
+    assert_eq!(step(&mut processor, 5), Stop::MachineStopped);
     assert_eq!(processor.cpu.activity, Activity::Shutdown);
-    assert_eq!(processor.cpu.rip(), CODE);
+    let outcome = Outcome::TripleFault {
+        processor: 0,
+        rip: CODE,
+    };
+    assert_eq!(processor.cpu.platform.outcome(), Some(outcome));
 }
 
 #[test]

@@ -9,6 +9,8 @@ use super::{
     Activity, Cpu, Inhibit,
     raise::{Exception, Pending, Raised, Source},
 };
+use crate::platform::Outcome;
+use crate::trace::Event;
 use crate::vtx::VmExit;
 
 /// DR7.GD: general detect.
@@ -151,12 +153,17 @@ impl Cpu {
         self.look_at_events();
     }
 
-    /// The processor stops until INIT or reset (SDM 6.15, "Interrupt 8").
+    /// The processor shuts down (SDM 6.15, "Interrupt 8"), and with it the machine ends: a PC resets
+    /// itself then.
     pub fn triple_fault(&mut self) {
         if self.vmx.non_root {
             return crate::vtx::exit(self, VmExit::new(ExitReason::TripleFault));
         }
         self.activity = Activity::Shutdown;
+        self.platform.stop(Outcome::TripleFault {
+            processor: self.index,
+            rip: self.rip(),
+        });
         self.look_at_events();
     }
 
@@ -178,6 +185,13 @@ impl Cpu {
 
     /// What an event leaves behind before its handler runs: CR2, DR6, NMI blocking.
     fn note_event(&mut self, event: &Exception) {
+        if matches!(event.source, Source::Fault | Source::Trap) {
+            let rip = self.rip();
+            self.trace(Event::Exception {
+                vector: event.vector,
+                rip,
+            });
+        }
         match (event.source, event.vector) {
             (Source::Fault, vector::PAGE_FAULT) => self.cr2 = event.detail,
             (Source::Fault | Source::Trap, vector::DEBUG) => {
