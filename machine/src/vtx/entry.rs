@@ -225,4 +225,8 @@ fn inject(cpu: &mut Cpu) {
         source,
     });
     cpu.vmx.injecting = false;
+    if cpu.vmx.non_root && cpu.vmx.controls.primary(primary::MONITOR_TRAP_FLAG) {
+        // SDM 25.5.2: due before the handler's first instruction.
+        cpu.vmx.monitor_trap_pending = true;
+    }
 }
