@@ -1,8 +1,6 @@
 //! The machine the hypervisor runs on: console, memory, processors, time.
 
-pub mod acpi;
 pub mod aligned_page;
-pub mod boot_information;
 pub mod console;
 pub mod descriptor_tables;
 pub mod frame_allocator;
@@ -10,6 +8,7 @@ pub mod instructions;
 pub mod interrupt;
 pub mod local_apic;
 pub mod paging;
+pub mod physical_memory;
 pub mod processor;
 pub mod shutdown;
 pub mod time;

@@ -2,14 +2,14 @@
 
 use super::{alloc, heap};
 use core::sync::atomic::{AtomicU32, Ordering};
-use posthaste_hypervisor::host::boot_information::{self, BootInformation};
+use firmware::acpi::read::{ProcessorState, find_rsdp};
+use firmware::boot::information::{BootInformation, read_multiboot2, read_pvh};
 use posthaste_hypervisor::host::frame_allocator::{FRAME, FrameAllocator, Range};
 use posthaste_hypervisor::host::instructions::{cpuid, halt_forever, write_cr3};
+use posthaste_hypervisor::host::physical_memory::LowMemory;
 use posthaste_hypervisor::host::processor::Processor;
 use posthaste_hypervisor::host::shutdown::{self, Status};
-use posthaste_hypervisor::host::{
-    acpi, console, descriptor_tables, interrupt, local_apic, paging, time,
-};
+use posthaste_hypervisor::host::{console, descriptor_tables, interrupt, local_apic, paging, time};
 use posthaste_hypervisor::say;
 use posthaste_hypervisor::system::{self, Boot};
 use spin::Once;
@@ -21,6 +21,8 @@ const HEAP: u64 = 8 << 20;
 const HEAP_PER_PROCESSOR: u64 = 192 << 10;
 const MAXIMUM_PROCESSORS: usize = 256;
 
+/// EAX of a multiboot2 loader.
+const MULTIBOOT2_MAGIC: u32 = 0x36d7_6289;
 /// CPUID.1:ECX bit 5.
 const CPUID_VMX: u32 = 1 << 5;
 
@@ -60,31 +62,39 @@ extern "C" fn image_start_rust(protocol: u32, information: u64) -> ! {
     // The loader's structures are read before any memory is taken, with a heap inside the image.
     // SAFETY: nobody else uses BOOT_MEMORY, and this runs once.
     unsafe { heap::initialize(BOOT_MEMORY.0.get() as u64, BOOT_HEAP) };
-    // SAFETY: these are the loader's values, and its structures are still intact.
-    let Some(boot) = (unsafe { boot_information::read(protocol, information) }) else {
-        fail(format_args!(
+    let boot = match protocol {
+        arch::pvh::MAGIC => read_pvh(&LowMemory, information),
+        MULTIBOOT2_MAGIC => read_multiboot2(&LowMemory, information),
+        _ => fail(format_args!(
             "started by an unknown boot protocol ({protocol:#x})"
-        ))
+        )),
     };
-    // SAFETY: the RSDP comes from the loader, and firmware tables are identity-mapped.
-    let platform = boot.rsdp.and_then(|rsdp| unsafe { acpi::read(rsdp) });
-    let Some(platform) = platform else {
-        fail(format_args!("no ACPI MADT: cannot find the processors"))
+    let boot = boot.unwrap_or_else(|error| fail(format_args!("{error}")));
+    let Some(rsdp) = boot.rsdp.or_else(|| find_rsdp(&LowMemory)) else {
+        fail(format_args!("no ACPI tables: cannot find the processors"))
     };
+    let hardware = firmware::acpi::read::read(&LowMemory, rsdp)
+        .unwrap_or_else(|error| fail(format_args!("{error}")));
+    let apic_ids: alloc::vec::Vec<u32> = hardware
+        .processors
+        .iter()
+        .filter(|processor| processor.state == ProcessorState::Enabled)
+        .map(|processor| processor.apic_id)
+        .collect();
     let mut frames = free_memory(&boot);
     let Some(trampoline) = frames.allocate_below(FRAME, FRAME, 0xa_0000) else {
         fail(format_args!(
             "no free page below 640 KiB to start processors from"
         ))
     };
-    let heap_size = HEAP + HEAP_PER_PROCESSOR * platform.apic_ids.len() as u64;
+    let heap_size = HEAP + HEAP_PER_PROCESSOR * apic_ids.len() as u64;
     let Some(heap) = frames.allocate(heap_size, FRAME) else {
         fail(format_args!(
             "not {} KiB of free memory for the heap",
             heap_size >> 10
         ))
     };
-    let top = boot.memory.iter().map(|range| range.end).max().unwrap_or(0);
+    let top = ram(&boot).map(|range| range.end).max().unwrap_or(0);
     let Some(cr3) = paging::identity_map(&mut frames, top) else {
         fail(format_args!("no memory for page tables"))
     };
@@ -104,7 +114,8 @@ extern "C" fn image_start_rust(protocol: u32, information: u64) -> ! {
 
     let mut boot = Boot {
         information: boot,
-        platform,
+        apic_ids,
+        oem_id: hardware.oem_id,
         frames,
     };
     system::announce(&boot, source);
@@ -112,10 +123,18 @@ extern "C" fn image_start_rust(protocol: u32, information: u64) -> ! {
     system::run_boot_processor(boot, processor, ANSWERED.load(Ordering::Acquire) + 1)
 }
 
+/// RAM, as the loader's memory map has it.
+fn ram(boot: &BootInformation) -> impl Iterator<Item = Range> {
+    boot.memory_map
+        .iter()
+        .filter(|region| region.kind == arch::pvh::MEMORY_RAM)
+        .map(|region| Range::new(region.address, region.size))
+}
+
 /// Usable RAM without what is in use.
 fn free_memory(boot: &BootInformation) -> FrameAllocator {
     let mut frames = FrameAllocator::new();
-    boot.memory.iter().for_each(|range| frames.add(*range));
+    ram(boot).for_each(|range| frames.add(range));
     let image = Range {
         start: &raw const image_start as u64,
         end: &raw const image_end as u64,
@@ -130,19 +149,16 @@ fn free_memory(boot: &BootInformation) -> FrameAllocator {
         end: 0x10_0000,
     });
     frames.reserve(image);
-    boot.structures
-        .iter()
-        .for_each(|range| frames.reserve(*range));
-    boot.modules
-        .iter()
-        .for_each(|module| frames.reserve(module.range));
+    // The loader's structures have been copied; the modules stay where they are.
+    for module in &boot.modules {
+        frames.reserve(Range::new(module.address, module.size));
+    }
     frames
 }
 
 /// INIT, start-up, start-up to every other processor (SDM 9.4.4 MP initialization example).
 fn start_processors(boot: &mut Boot, own_id: u32, cr3: u64, trampoline: u64) {
     let others: alloc::vec::Vec<u32> = boot
-        .platform
         .apic_ids
         .iter()
         .copied()

@@ -7,12 +7,11 @@ pub mod vmx_operation;
 
 use self::virtual_machine::{MachineMemory, VirtualMachine};
 use crate::host::aligned_page::AlignedPage;
-use crate::host::boot_information::BootInformation;
 use crate::host::frame_allocator::FrameAllocator;
 use crate::host::instructions::{halt_forever, read_time_stamp, wait_for_interrupt};
 use crate::host::processor::{Processor, note};
 use crate::host::shutdown::{self, Status};
-use crate::host::{acpi, console, instructions, local_apic, time};
+use crate::host::{console, instructions, local_apic, time};
 use crate::interrupts::blocking::{
     SleepOutcome, handle_deadlines, handle_wakeup_vector, next_deadline,
 };
@@ -37,6 +36,7 @@ use crate::vmx::instructions::RAX;
 use crate::vmx::instructions::RBX;
 use crate::vmx::instructions::RSI;
 use crate::vmx::io_bitmap::IoBitmap;
+use crate::vmx::vmcs::{Vmcs, VmxError};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use apic::apic_base::Processor as ProcessorKind;
@@ -45,6 +45,7 @@ use apic::pid_pointer_table::ApicIdSpace;
 use apic::posted_interrupt::Notification;
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, Ordering};
+use firmware::boot::information::{BootInformation, ModuleLocation};
 use spin::{Mutex, Once};
 
 /// Length of a time slice in nanoseconds.
@@ -55,8 +56,10 @@ const SLICE: u64 = 1_000_000;
 pub struct Boot {
     /// What the loader said.
     pub information: BootInformation,
-    /// What ACPI says.
-    pub platform: acpi::Platform,
+    /// APIC IDs of the processors that can be started.
+    pub apic_ids: Vec<u32>,
+    /// Who made the platform, from the ACPI root pointer.
+    pub oem_id: [u8; 6],
     /// Free memory.
     pub frames: FrameAllocator,
 }
@@ -139,7 +142,7 @@ pub fn announce(boot: &Boot, tsc_source: time::Source) {
     say!(
         "posthaste {}: {} processors, {} MiB free, local APIC in {} mode, TSC {} MHz ({:?})",
         env!("CARGO_PKG_VERSION"),
-        boot.platform.apic_ids.len(),
+        boot.apic_ids.len(),
         boot.frames.free_bytes() >> 20,
         match local_apic::mode() {
             local_apic::Mode::Xapic => "xAPIC",
@@ -231,6 +234,11 @@ pub fn run_boot_processor(mut boot: Boot, processor: &'static Processor, process
         "posthaste: {vcpus} vcpus on {processors} processors, {} MiB of guest memory",
         configuration.memory_mib
     );
+    let mut features = features;
+    if vcpus <= processors {
+        // Nobody waits for a processor: there are no time slices to end.
+        features.remove(Feature::PreemptionTimer);
+    }
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor {
         configuration,
         capabilities,
@@ -363,7 +371,7 @@ fn make_virtual_machine(
         vcpus.push(vcpu);
     }
     let mut io_bitmap = IoBitmap::new();
-    if boot.platform.oem_id == *b"POSTHA" {
+    if boot.oem_id == *b"POSTHA" {
         // Phase marks are for the machine alone; a mark is a 32-bit OUT.
         (0xf5..=0xf8).for_each(|port| io_bitmap.pass(port));
     }
@@ -382,10 +390,9 @@ fn make_virtual_machine(
 }
 
 /// The bytes of a boot module.
-fn module_bytes(module: &crate::host::boot_information::Module) -> &'static [u8] {
-    let range = module.range;
+fn module_bytes(module: &ModuleLocation) -> &'static [u8] {
     // SAFETY: the loader put the module there, and the frame allocator has it reserved for good.
-    unsafe { core::slice::from_raw_parts(range.start as *const u8, range.size() as usize) }
+    unsafe { core::slice::from_raw_parts(module.address as *const u8, module.size as usize) }
 }
 
 impl Hypervisor {
@@ -584,10 +591,15 @@ impl Hypervisor {
     /// Looks at what interrupts have noted, with a vCPU loaded; `Some` if it has to leave.
     #[cold]
     #[inline(never)]
-    pub fn service(&self, vcpu: &mut VirtualProcessor, processor: &Processor) -> Option<Leave> {
+    pub fn service(
+        &self,
+        vcpu: &mut VirtualProcessor,
+        vmcs: &mut impl Vmcs,
+        processor: &Processor,
+    ) -> Result<Option<Leave>, VmxError> {
         let notes = processor.take_notes();
         if self.vm.is_ending() {
-            return Some(Leave::Ending);
+            return Ok(Some(Leave::Ending));
         }
         if notes & note::WAKEUP != 0 {
             self.wake_up(processor);
@@ -601,12 +613,34 @@ impl Hypervisor {
         let number = ProcessorNumber(processor.number);
         let scheduler = self.scheduler.lock();
         if scheduler.slice_is_over(number, now) {
-            return Some(Leave::Preempted);
+            return Ok(Some(Leave::Preempted));
         }
         let slice = scheduler.slice_end(number);
         drop(scheduler);
+        let slice = self.arm_preemption_timer(slice, now, vmcs)?;
         time::arm([own, shared, slice].into_iter().flatten().min());
-        None
+        Ok(None)
+    }
+
+    /// Lets the VMX-preemption timer end the time slice, if it is in use; gives back what is left for
+    /// the processor's own timer to do.
+    fn arm_preemption_timer(
+        &self,
+        slice: Option<u64>,
+        now: u64,
+        vmcs: &mut impl Vmcs,
+    ) -> Result<Option<u64>, VmxError> {
+        if !self.features.contains(Feature::PreemptionTimer) {
+            return Ok(slice);
+        }
+        // SDM 26.5.1: it counts down by 1 each time this bit of the TSC changes.
+        let shift = self.capabilities.preemption_timer_shift();
+        let count = slice.map_or(u64::MAX, |end| (end.saturating_sub(now) >> shift) + 1);
+        vmcs.write(
+            arch::vmcs::PREEMPTION_TIMER_VALUE,
+            u32::try_from(count).unwrap_or(u32::MAX),
+        )?;
+        Ok(None)
     }
 
     /// The wakeup vector came.

@@ -4,10 +4,11 @@
 use crate::host::aligned_page::AlignedPage;
 use crate::host::instructions::{read_cr0, read_cr4, read_msr, write_cr0, write_cr4, write_msr};
 use crate::vmx::capability::Capabilities;
-use crate::vmx::instructions::vmxon;
+use crate::vmx::instructions::{Invalidation, invept, invvpid, vmxon};
 use crate::vmx::vmcs::VmxError;
 use arch::control_register::cr4;
 use arch::msr;
+use arch::vmx_control::ept_vpid_capability;
 
 /// Bits of IA32_FEATURE_CONTROL (SDM 24.7).
 const LOCK: u64 = 1 << 0;
@@ -56,5 +57,13 @@ pub fn enter(capabilities: &Capabilities) -> Result<(), EnterError> {
     // The processor keeps it.
     core::mem::forget(region);
     // SAFETY: the region is never used for anything else.
-    unsafe { vmxon(address) }.map_err(EnterError::Vmx)
+    unsafe { vmxon(address) }.map_err(EnterError::Vmx)?;
+    // Nothing that was cached before is ours (SDM 29.4.3.2).
+    if capabilities.ept_vpid & ept_vpid_capability::INVEPT_ALL != 0 {
+        invept(Invalidation::All).map_err(EnterError::Vmx)?;
+    }
+    if capabilities.ept_vpid & ept_vpid_capability::INVVPID_ALL != 0 {
+        invvpid(Invalidation::All).map_err(EnterError::Vmx)?;
+    }
+    Ok(())
 }

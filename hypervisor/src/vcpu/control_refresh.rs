@@ -6,11 +6,10 @@ use crate::interrupts::ipi_virtualization::IpiPlan;
 use crate::system::Hypervisor;
 use crate::vmx::control_plan::Controls;
 use crate::vmx::vmcs::{Vmcs, VmxError};
-use arch::vmx_control::{pin, primary};
+use arch::vmx_control::primary;
 
 /// Bits that the run loop turns on and off by itself.
 const DYNAMIC_PRIMARY: u32 = primary::INTERRUPT_WINDOW_EXITING | primary::NMI_WINDOW_EXITING;
-const DYNAMIC_PIN: u32 = pin::PREEMPTION_TIMER;
 
 /// Decides again and writes what changed: controls, and the MSR bitmap with them.
 pub fn refresh(
@@ -34,8 +33,7 @@ pub fn write(
     controls: Controls,
 ) -> Result<(), VmxError> {
     let shadows = &mut vcpu.controls;
-    let kept = shadows.pin.value().unwrap_or(0) & DYNAMIC_PIN;
-    shadows.pin.set(vmcs, controls.pin | kept)?;
+    shadows.pin.set(vmcs, controls.pin)?;
     let kept = shadows.primary.value().unwrap_or(0) & DYNAMIC_PRIMARY;
     shadows.primary.set(vmcs, controls.primary | kept)?;
     shadows.secondary.set(vmcs, controls.secondary)?;

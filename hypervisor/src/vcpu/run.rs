@@ -16,7 +16,9 @@ use crate::interrupts::vcpu_port::VcpuPort;
 use crate::interrupts::virtual_apic::{GuestInterruptibility, Injection};
 use crate::system::Hypervisor;
 use crate::vmx::feature::Feature;
-use crate::vmx::instructions::{CurrentVmcs, LaunchState, RDX, enter, vmclear, vmptrld};
+use crate::vmx::instructions::{
+    CurrentVmcs, Invalidation, LaunchState, RDX, enter, invvpid, vmclear, vmptrld,
+};
 use crate::vmx::vmcs::{Vmcs, VmxError};
 use arch::control_register::rflags;
 use arch::exit::{ENTRY_FAILURE, ExitReason};
@@ -90,11 +92,28 @@ pub fn load(
         vmcs_setup::write_controls(&mut vmcs, vcpu, hypervisor)?;
     }
     vmcs_setup::write_host_state(&mut vmcs, processor, hypervisor)?;
+    if vcpu.last_processor != Some(processor.number) {
+        // Translations from an earlier stay here may be stale by now (SDM 29.4.3.3).
+        flush_translations(vcpu, hypervisor)?;
+        vcpu.last_processor = Some(processor.number);
+    }
     if hypervisor.sabotage() {
         // Bits that must be 1 become 0: every processor refuses that (SDM 27.2.1.1).
         vmcs.write(vmcs::PIN_BASED_CONTROLS, 0)?;
     }
     vcpu.extended.load(processor);
+    Ok(())
+}
+
+/// Drops the guest's cached linear translations on this processor. Without VPIDs every entry and exit
+/// does (SDM 29.4.3.1).
+pub fn flush_translations(
+    vcpu: &VirtualProcessor,
+    hypervisor: &Hypervisor,
+) -> Result<(), VmxError> {
+    if hypervisor.features.contains(Feature::Vpid) {
+        invvpid(Invalidation::Single(u64::from(vcpu.number) + 1))?;
+    }
     Ok(())
 }
 
@@ -125,13 +144,12 @@ pub fn run(
     let ipi_virtualization = hypervisor.vm.interrupts.ipi_virtualization();
     loop {
         if processor.has_notes()
-            && let Some(leave) = hypervisor.service(vcpu, processor)
+            && let Some(leave) = hypervisor.service(vcpu, &mut vmcs, processor)?
         {
             return Ok(leave);
         }
-        let received = vcpu.apic.receive(port);
-        if received.init || received.non_maskable || received.start_up.is_some() {
-            accept_events(vcpu, &mut vmcs, received, context)?;
+        if port.view().is_pending() || port.mailbox().attention() {
+            receive(vcpu, port, &mut vmcs, context)?;
         }
         if let Some(plan) = vcpu.applied_plan.refresh(ipi_virtualization) {
             control_refresh::refresh(&mut vmcs, vcpu, hypervisor, plan)?;
@@ -162,9 +180,23 @@ pub fn run(
     }
 }
 
+/// Takes what was sent. Not inline: what it does uses SSE registers.
+#[inline(never)]
+fn receive(
+    vcpu: &mut VirtualProcessor,
+    port: &VcpuPort,
+    vmcs: &mut CurrentVmcs,
+    context: Context,
+) -> Result<(), VmxError> {
+    let received = vcpu.apic.receive(port);
+    if received.init || received.non_maskable || received.start_up.is_some() {
+        accept_events(vcpu, vmcs, received, context)?;
+    }
+    Ok(())
+}
+
 /// INIT, start-up and NMI.
 #[cold]
-#[inline(never)]
 fn accept_events(
     vcpu: &mut VirtualProcessor,
     vmcs: &mut CurrentVmcs,

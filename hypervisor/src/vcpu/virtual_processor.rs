@@ -69,6 +69,8 @@ pub struct VirtualProcessor {
     pub launched: LaunchState,
     /// Whether the VMCS's fields have been written for the first time.
     pub initialized: bool,
+    /// The processor that had it last.
+    pub last_processor: Option<u32>,
     /// Executing, halted or waiting.
     pub activity: Activity,
     /// Exits by reason.
@@ -114,6 +116,7 @@ impl VirtualProcessor {
             number,
             launched: LaunchState::Clear,
             initialized: false,
+            last_processor: None,
             activity: Activity::WaitForSipi,
             exits: ExitCounters::default(),
             apic: VirtualApic::new(page, number, apic, features),

@@ -60,6 +60,15 @@ const PER_FEATURE: &[(Feature, Controls)] = &[
         Feature::Pat,
         with_exit_entry(exit::SAVE_PAT | exit::LOAD_PAT, entry::LOAD_PAT),
     ),
+    // SDM 27.2.1.2: neither without the other.
+    (
+        Feature::PreemptionTimer,
+        Controls {
+            pin: pin::PREEMPTION_TIMER,
+            exit: exit::SAVE_PREEMPTION_TIMER,
+            ..NONE
+        },
+    ),
     (Feature::VirtualNmis, with_pin(pin::VIRTUAL_NMIS)),
     (Feature::Vpid, with_secondary(secondary::ENABLE_VPID)),
     (Feature::Rdtscp, with_secondary(secondary::ENABLE_RDTSCP)),

@@ -22,11 +22,13 @@ pub fn write(
     memory: &impl PhysicalMemory,
     physical_address_width: u32,
 ) -> fmt::Result {
+    write_reason(out, vmcs)?;
     for (kind, title) in [
+        // First: reading a field that is not there changes the VM-instruction error.
+        (FieldType::ExitInformation, "exit information"),
         (FieldType::Control, "control fields"),
         (FieldType::GuestState, "guest state"),
         (FieldType::HostState, "host state"),
-        (FieldType::ExitInformation, "exit information"),
     ] {
         writeln!(out, "VMCS {title}:")?;
         let fields = FIELDS.iter().filter(|(f, _)| field_type(*f) == kind);
@@ -42,7 +44,6 @@ pub fn write(
             }
         }
     }
-    write_reason(out, vmcs)?;
     write_controls(out, vmcs)?;
     write_pid_pointer_table(out, vmcs, memory, physical_address_width)?;
     write_virtual_apic_page(out, vmcs, memory)
@@ -82,7 +83,7 @@ fn write_bits(
         let name = names.clone().find(|(b, _)| *b == bit);
         match name {
             Some((_, name)) => writeln!(out, "  bit {number:2} {name}")?,
-            None => writeln!(out, "  bit {number:2} (no name here)")?,
+            None => writeln!(out, "  bit {number:2} (reserved)")?,
         }
     }
     Ok(())
@@ -291,7 +292,7 @@ mod tests {
             "tertiary processor-based controls: 0000000000000010\n  bit  4 IPI virtualization\n"
         ));
         assert!(text.contains("  bit 21 use TPR shadow\n"));
-        assert!(text.contains("  bit  0 (no name here)\n"));
+        assert!(text.contains("  bit  0 (reserved)\n"));
     }
 
     #[test]

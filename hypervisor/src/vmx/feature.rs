@@ -128,13 +128,15 @@ features! {
         [Needs::EptVpid(ept_vpid_capability::ACCESSED_DIRTY)], [Ept], "dirty tracking";
     /// Address-space tags.
     Vpid, "vpid", Optional,
-        [Needs::Secondary(secondary::ENABLE_VPID), Needs::EptVpid(ept_vpid_capability::INVVPID)], [],
+        [Needs::Secondary(secondary::ENABLE_VPID),
+         Needs::EptVpid(ept_vpid_capability::INVVPID | ept_vpid_capability::INVVPID_SINGLE
+            | ept_vpid_capability::INVVPID_ALL)], [],
         "TLB entries that outlive an exit";
     /// RDTSCP and RDPID in the guest.
     Rdtscp, "rdtscp", Optional, [Needs::Secondary(secondary::ENABLE_RDTSCP)], [],
         "the guest's RDTSCP";
     /// The VMX-preemption timer.
-    PreemptionTimer, "preemption_timer", Optional, [Needs::Pin(pin::PREEMPTION_TIMER)], [],
+    PreemptionTimer, "preemption_timer", Optional, [Needs::Pin(pin::PREEMPTION_TIMER), Needs::Exit(exit::SAVE_PREEMPTION_TIMER)], [],
         "time slices without an interrupt";
     /// CR8 and the TPR in the virtual-APIC page.
     TprShadow, "tpr_shadow", Optional, [Needs::Primary(primary::USE_TPR_SHADOW)], [],

@@ -2,6 +2,7 @@
 
 use super::{Context, Next, Outcome, advance, general_protection};
 use crate::vcpu::guest_state::{CR0_HOST_OWNED, CR4_GUEST, real_cr0};
+use crate::vcpu::run::flush_translations;
 use crate::vcpu::virtual_processor::VirtualProcessor;
 use crate::vm::memory::GuestPhysical;
 use crate::vmx::instructions::RSP;
@@ -23,8 +24,14 @@ pub(super) fn access(
         _ => vcpu.registers.0[register],
     };
     let accepted = match (qualification >> 4 & 3, qualification & 15) {
-        (0, 0) => write_cr0(value, vmcs, context)?,
-        (0, 4) => write_cr4(value, vmcs)?,
+        (0, 0) => {
+            flush_translations(vcpu, context.hypervisor)?;
+            write_cr0(value, vmcs, context)?
+        }
+        (0, 4) => {
+            flush_translations(vcpu, context.hypervisor)?;
+            write_cr4(value, vmcs)?
+        }
         (0, 8) => match vcpu.apic.write_cr8(value) {
             Ok(effect) => {
                 super::follow_up(effect, vcpu, vmcs, context)?;

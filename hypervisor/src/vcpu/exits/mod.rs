@@ -105,7 +105,10 @@ pub fn dispatch(
             advance(vmcs)?;
             Ok(Next::Resume)
         }
-        ExitReason::PreemptionTimer => Ok(Next::Resume),
+        ExitReason::PreemptionTimer => {
+            context.processor.note_timer();
+            Ok(Next::Resume)
+        }
         // What CPUID hides does not exist.
         ExitReason::Vmclear
         | ExitReason::Vmlaunch
