@@ -1,7 +1,7 @@
 //! The physical local APIC of the processor that runs this code: x2APIC mode where there is one.
 #![allow(unsafe_code, reason = "programs the processor's own local APIC")]
 
-use super::instructions::{cpuid, read_msr, write_msr};
+use super::instructions::{cpuid, out_8, read_msr, write_msr};
 use arch::{apic_register, msr};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -65,6 +65,13 @@ pub fn initialize() {
         write(register, apic_register::LVT_MASKED);
     }
     write(apic_register::TASK_PRIORITY, 0);
+}
+
+/// Masks the platform's two 8259s: firmware's interrupts are not for the hypervisor.
+pub fn mask_8259() {
+    for port in [0x21, 0xa1] {
+        out_8(port, 0xff);
+    }
 }
 
 /// Reads the 32-bit register at `offset`.

@@ -107,6 +107,7 @@ extern "C" fn image_start_rust(protocol: u32, information: u64) -> ! {
     let not_available = &raw const device_not_available_stub as u64;
     let idt = *IDT.call_once(|| descriptor_tables::build_idt(stubs, not_available));
     let bases = descriptor_tables::load(idt);
+    local_apic::mask_8259();
     local_apic::initialize();
     let processor = Processor::install(0, local_apic::id(), bases);
     let source = time::initialize();

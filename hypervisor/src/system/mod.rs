@@ -50,6 +50,8 @@ use spin::{Mutex, Once};
 
 /// Length of a time slice in nanoseconds.
 const SLICE: u64 = 1_000_000;
+/// How long a processor with the preemption timer goes without a look at its queue, in nanoseconds.
+const LOOK_AROUND: u64 = 10_000_000;
 
 /// What the image hands over.
 #[derive(Debug)]
@@ -633,9 +635,13 @@ impl Hypervisor {
         if !self.features.contains(Feature::PreemptionTimer) {
             return Ok(slice);
         }
+        // Somebody may be queued behind this vCPU later, and the kick that says so may come late:
+        // Bochs 2.7 holds external interrupts back while a guest that was entered with IF = 0 does not
+        // change it. So look around now and then in any case.
+        let end = slice.unwrap_or_else(|| now.saturating_add(time::ticks(LOOK_AROUND)));
         // SDM 26.5.1: it counts down by 1 each time this bit of the TSC changes.
         let shift = self.capabilities.preemption_timer_shift();
-        let count = slice.map_or(u64::MAX, |end| (end.saturating_sub(now) >> shift) + 1);
+        let count = (end.saturating_sub(now) >> shift) + 1;
         vmcs.write(
             arch::vmcs::PREEMPTION_TIMER_VALUE,
             u32::try_from(count).unwrap_or(u32::MAX),
