@@ -12,6 +12,7 @@ use posthaste_machine::cpu::segment::{Segment, register};
 use posthaste_machine::cpu::state::Reset;
 use posthaste_machine::cpu::{Activity, Cpu, Inhibit, Processor, Stop};
 use posthaste_machine::platform::Outcome;
+use posthaste_machine::schedule::Deterministic;
 use support::{CODE, DATA, STACK, long_mode, step};
 use tables::*;
 
@@ -212,13 +213,19 @@ fn a_fault_in_delivering_a_fault_is_a_double_fault_and_another_shuts_down() {
     assert_eq!(cpu.delivering, None);
 
     let mut processor = kernel(&[0x0f, 0x0b]);
-    assert_eq!(step(&mut processor, 5), Stop::MachineStopped);
+    assert_eq!(step(&mut processor, 5), Stop::Idle);
     assert_eq!(processor.cpu.activity, Activity::Shutdown);
-    let outcome = Outcome::TripleFault {
+    assert_eq!(processor.cpu.rip(), CODE);
+    // The schedule ends the machine's run for it.
+    let processor = kernel(&[0x0f, 0x0b]);
+    let platform = processor.cpu.platform.clone();
+    let mut processors = [processor];
+    let outcome = Deterministic::new(1, 1000).run(&platform, &mut processors);
+    let expected = Outcome::TripleFault {
         processor: 0,
         rip: CODE,
     };
-    assert_eq!(processor.cpu.platform.outcome(), Some(outcome));
+    assert_eq!(outcome, expected);
 }
 
 #[test]

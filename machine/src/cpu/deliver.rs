@@ -9,7 +9,6 @@ use super::{
     Activity, Cpu, Inhibit,
     raise::{Exception, Pending, Raised, Source},
 };
-use crate::platform::Outcome;
 use crate::trace::Event;
 use crate::vtx::VmExit;
 
@@ -153,17 +152,12 @@ impl Cpu {
         self.look_at_events();
     }
 
-    /// The processor shuts down (SDM 6.15, "Interrupt 8"), and with it the machine ends: a PC resets
-    /// itself then.
+    /// The processor shuts down until INIT or reset (SDM 6.15, "Interrupt 8").
     pub fn triple_fault(&mut self) {
         if self.vmx.non_root {
             return crate::vtx::exit(self, VmExit::new(ExitReason::TripleFault));
         }
         self.activity = Activity::Shutdown;
-        self.platform.stop(Outcome::TripleFault {
-            processor: self.index,
-            rip: self.rip(),
-        });
         self.look_at_events();
     }
 

@@ -112,7 +112,8 @@ impl Deterministic {
         }
         cpu.check_events = true;
         match processor.run() {
-            Stop::SliceEnd | Stop::Idle | Stop::MachineStopped => {}
+            Stop::Idle => super::heed_shutdown(platform, &processor.cpu),
+            Stop::SliceEnd | Stop::MachineStopped => {}
         }
         (self.time, self.fraction) = share.time(processor.cpu.instructions);
     }

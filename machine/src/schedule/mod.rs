@@ -7,3 +7,16 @@ mod parallel;
 pub use clock::{Clock, Share};
 pub use deterministic::Deterministic;
 pub use parallel::run as run_parallel;
+
+use crate::cpu::{Activity, Cpu};
+use crate::platform::{Outcome, Platform};
+
+/// Ends the run if a processor shut itself down: a PC resets itself then.
+fn heed_shutdown(platform: &Platform, cpu: &Cpu) {
+    if cpu.activity == Activity::Shutdown && !cpu.vmx.non_root {
+        platform.stop(Outcome::TripleFault {
+            processor: cpu.index,
+            rip: cpu.rip(),
+        });
+    }
+}

@@ -48,6 +48,7 @@ fn run_processor(platform: &Platform, processor: &mut Processor, start: Instant,
                 }
             }
             Stop::Idle => {
+                super::heed_shutdown(platform, &processor.cpu);
                 let due = processor.cpu.next_own_event();
                 let now = processor.cpu.now();
                 let sleep = due.map_or(LONGEST_SLEEP, |due| {

@@ -1,5 +1,9 @@
 //! Descriptor tables for tests of protection.
-#![allow(unreachable_pub, reason = "a module of test binaries")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its own part of this module"
+)]
 
 use posthaste_machine::cpu::Cpu;
 use posthaste_machine::cpu::segment::DescriptorTable;
