@@ -23,6 +23,7 @@ mod string;
 mod system;
 
 mod vmx;
+mod x87_control;
 
 use iced_x86::{FlowControl, Instruction};
 
@@ -90,6 +91,7 @@ const FAMILIES: &[Family] = &[
     far::select,
     far_system_call::select,
     io::select,
+    x87_control::select,
 ];
 
 /// The function that carries out `instruction` in `bits`-bit code.

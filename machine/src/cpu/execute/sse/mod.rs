@@ -195,7 +195,7 @@ impl Cpu {
 
     /// #MF if an unmasked x87 exception is pending (SDM volume 1, 8.7 Handling x87 FPU exceptions
     /// in software). Without CR0.NE the machine behaves as if IGNNE# were asserted.
-    pub(super) fn raise_pending_x87(&mut self) -> Result<(), Raised> {
+    pub(in crate::cpu::execute) fn raise_pending_x87(&mut self) -> Result<(), Raised> {
         if self.x87.status & 0x80 != 0 && self.cr0 & cr0::NE != 0 {
             Err(self.fault(vector::X87_FLOATING_POINT, None))
         } else {
