@@ -2,7 +2,10 @@
 //! of SDM 30.1.6 IPI Virtualization, 30.4 Virtualizing Memory-Mapped APIC Accesses and 30.5
 //! Virtualizing MSR-Based APIC Accesses.
 
-#![allow(clippy::precedence, reason = "an address plus its offset, with flag bits")]
+#![allow(
+    clippy::precedence,
+    reason = "an address plus its offset, with flag bits"
+)]
 
 mod vmx;
 
