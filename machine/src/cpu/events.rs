@@ -46,7 +46,9 @@ impl Cpu {
         if self.vmx.non_root {
             // Every event may leave the guest or wake it; then the next one is looked at.
             while self.vmx.non_root && vtx::events::process(self) == Processed::Something {}
-            if !self.vmx.non_root {
+            if self.vmx.non_root {
+                self.take_instruction_breakpoint();
+            } else {
                 self.check_events = true;
             }
         } else {
@@ -122,6 +124,10 @@ impl Cpu {
         if self.take_non_maskable_interrupt() || self.take_maskable_interrupt() {
             return;
         }
+        self.take_instruction_breakpoint();
+    }
+
+    fn take_instruction_breakpoint(&mut self) {
         if self.activity == Activity::Active
             && self.breakpoints_enabled()
             && let Some(detail) = self.instruction_breakpoint()
