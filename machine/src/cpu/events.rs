@@ -15,10 +15,7 @@ impl Cpu {
     /// Whether somebody else put something before this processor.
     #[inline(always)]
     pub fn attention(&self) -> bool {
-        self.platform
-            .inboxes
-            .get(self.index)
-            .is_some_and(|inbox| inbox.mailbox.attention())
+        self.inbox.mailbox.attention()
     }
 
     /// The virtual time of the next event that this processor causes itself, whatever it does
@@ -77,10 +74,7 @@ impl Cpu {
 
     fn take_inbox(&mut self) {
         let platform = self.platform.clone();
-        let Some(inbox) = platform.inboxes.get(self.index) else {
-            return;
-        };
-        let taken = inbox.mailbox.take();
+        let taken = self.inbox.mailbox.take();
         for notice in platform.take_notices(self.index) {
             match notice {
                 Notice::StaleCode(frame) => self.stale_code.push(frame),
