@@ -26,7 +26,9 @@ use crate::scheduler::{Departure, PlacementAction, ProcessorNumber, Scheduler, V
 use crate::vcpu::guest_state::Start;
 use crate::vcpu::run::{self, Failure, Leave};
 use crate::vcpu::virtual_processor::{Activity, VirtualProcessor};
-use crate::vm::configuration::{ApicOffer, Configuration, Sabotage, Switch};
+use crate::vm::configuration::{
+    ApicOffer, Configuration, NotificationSuppression, Sabotage, Switch,
+};
 use crate::vm::devices::{AccessContext, PlatformEffect, Presence};
 use crate::vm::guest_image::{GuestImage, load_guest};
 use crate::vmx::capability::Capabilities;
@@ -48,10 +50,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use firmware::boot::information::{BootInformation, ModuleLocation};
 use spin::{Mutex, Once};
 
-/// Length of a time slice in nanoseconds.
-const SLICE: u64 = 1_000_000;
+/// Length of a time slice in nanoseconds: short, for a guest that spins waits for a vCPU that may
+/// have to be scheduled first.
+const SLICE: u64 = 100_000;
 /// How long a processor with the preemption timer goes without a look at its queue, in nanoseconds.
-const LOOK_AROUND: u64 = 10_000_000;
+const LOOK_AROUND: u64 = 1_000_000;
 
 /// What the image hands over.
 #[derive(Debug)]
@@ -363,9 +366,8 @@ fn make_virtual_machine(
         vcpu.pending_reset = Some(Start::StartUp { page: 0 });
         if number == 0 {
             vcpu.activity = Activity::Active;
-            vcpu.pending_reset = Some(Start::Flat32 {
-                eip: loaded.entry.rip as u32,
-            });
+            vcpu.pending_reset = Some(Start::Loaded(loaded.entry));
+            vcpu.registers.0[RSI] = loaded.entry.rsi;
             vcpu.registers.0[RAX] = u64::from(loaded.entry.eax);
             vcpu.registers.0[RBX] = u64::from(loaded.entry.ebx);
             vcpu.registers.0[RSI] = loaded.entry.rsi;
@@ -401,6 +403,11 @@ impl Hypervisor {
     /// Whether a control is to be wrong on purpose.
     pub fn sabotage(&self) -> bool {
         self.configuration.sabotage == Some(Sabotage::IllegalControl)
+    }
+
+    /// Whether notifications are suppressed while a vCPU's processor is in root mode.
+    pub fn suppresses_in_root(&self) -> bool {
+        self.configuration.notification_suppression == NotificationSuppression::WhileInRoot
     }
 
     fn port_of(&self, slot: u32) -> Option<&VcpuPort> {

@@ -2,8 +2,11 @@
 //! them.
 
 use crate::vmx::vmcs::{Vmcs, VmxError};
+use arch::control_register::efer;
 use arch::control_register::{cr0, cr4, rflags};
 use arch::vmcs::{self, Field16, Field32, FieldNatural};
+use arch::vmx_control::entry::IA32E_MODE_GUEST;
+use firmware::boot::{EntryMode, EntryState};
 
 /// CR0 bits that the guest sees as it wrote them, while the real ones are what VMX wants: NE must be
 /// 1 (SDM A.7), and caching is the hypervisor's business.
@@ -37,11 +40,8 @@ pub enum Start {
         /// The page.
         page: u8,
     },
-    /// In flat 32-bit protected mode without paging, as PVH and multiboot want.
-    Flat32 {
-        /// EIP.
-        eip: u32,
-    },
+    /// As a boot protocol wants it.
+    Loaded(EntryState),
 }
 
 struct Segment {
@@ -129,6 +129,38 @@ impl Segment {
     }
 }
 
+struct DescriptorTable {
+    base: u64,
+    limit: u32,
+}
+
+/// The registers that say in which mode a guest runs, as it sees them.
+struct Modes {
+    cr0: u64,
+    cr3: u64,
+    cr4: u64,
+    efer: u64,
+}
+
+impl Modes {
+    fn write(&self, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
+        vmcs.write(vmcs::CR0_READ_SHADOW, self.cr0)?;
+        vmcs.write(vmcs::GUEST_CR0, real_cr0(self.cr0))?;
+        vmcs.write(vmcs::CR4_READ_SHADOW, self.cr4)?;
+        vmcs.write(vmcs::GUEST_CR4, self.cr4 | cr4::VMXE)?;
+        vmcs.write(vmcs::GUEST_CR3, self.cr3)?;
+        vmcs.write(vmcs::GUEST_EFER, self.efer)?;
+        // SDM 27.3.1.5, "checks on guest IA32_EFER": the control and LMA say the same.
+        let controls = vmcs.read(vmcs::ENTRY_CONTROLS)?;
+        let controls = if self.efer & efer::LMA != 0 {
+            controls | IA32E_MODE_GUEST
+        } else {
+            controls & !IA32E_MODE_GUEST
+        };
+        vmcs.write(vmcs::ENTRY_CONTROLS, controls)
+    }
+}
+
 /// The real CR0 under the one that the guest sees.
 pub const fn real_cr0(seen: u64) -> u64 {
     (seen | cr0::NE | cr0::ET) & !(cr0::CD | cr0::NW)
@@ -138,48 +170,61 @@ pub const fn real_cr0(seen: u64) -> u64 {
 // SDM 9.1.1, table "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT"; access
 // rights as in SDM 25.4.1.
 pub fn write(vmcs: &mut impl Vmcs, start: Start, has_pat: bool) -> Result<(), VmxError> {
-    let seen_cr0 = match start {
+    let mut tables = DescriptorTable {
+        base: 0,
+        limit: 0xffff,
+    };
+    let mut modes = Modes {
+        cr0: CR0_RESET,
+        cr3: 0,
+        cr4: 0,
+        efer: 0,
+    };
+    match start {
         Start::StartUp { page } => {
-            CS.write(
-                vmcs,
-                u16::from(page) << 8,
-                u64::from(page) << 12,
-                0xffff,
-                0x9b,
-            )?;
+            let (selector, base) = (u16::from(page) << 8, u64::from(page) << 12);
+            CS.write(vmcs, selector, base, 0xffff, 0x9b)?;
             for segment in &DATA {
                 segment.write(vmcs, 0, 0, 0xffff, 0x93)?;
             }
             vmcs.write(vmcs::GUEST_RIP, 0)?;
-            CR0_RESET
         }
-        Start::Flat32 { eip } => {
-            CS.write(vmcs, 0x08, 0, u32::MAX, 0xc09b)?;
-            for segment in &DATA {
-                segment.write(vmcs, 0x10, 0, u32::MAX, 0xc093)?;
+        Start::Loaded(entry) => {
+            modes.cr0 = cr0::PE | cr0::ET;
+            // Flat code, with D/B in 32-bit mode and L in 64-bit mode.
+            let mut code = 0xc09b;
+            if let EntryMode::Long { cr3 } = entry.mode {
+                code = 0xa09b;
+                modes = Modes {
+                    cr0: modes.cr0 | cr0::PG,
+                    cr3,
+                    cr4: cr4::PAE,
+                    efer: efer::LME | efer::LMA,
+                };
             }
-            vmcs.write(vmcs::GUEST_RIP, u64::from(eip))?;
-            cr0::PE | cr0::ET
+            CS.write(vmcs, entry.segments.code, 0, u32::MAX, code)?;
+            for segment in &DATA {
+                segment.write(vmcs, entry.segments.data, 0, u32::MAX, 0xc093)?;
+            }
+            if entry.segments.descriptor_table != 0 {
+                tables = DescriptorTable {
+                    base: entry.segments.descriptor_table,
+                    limit: u32::from(entry.segments.limit),
+                };
+            }
+            vmcs.write(vmcs::GUEST_RIP, entry.rip)?;
         }
-    };
+    }
     LDTR.write(vmcs, 0, 0, 0xffff, 0x82)?;
     TR.write(vmcs, 0, 0, 0xffff, 0x8b)?;
-    for (base, limit) in [
-        (vmcs::GUEST_GDTR_BASE, vmcs::GUEST_GDTR_LIMIT),
-        (vmcs::GUEST_IDTR_BASE, vmcs::GUEST_IDTR_LIMIT),
-    ] {
-        vmcs.write(base, 0)?;
-        vmcs.write(limit, 0xffff)?;
-    }
-    vmcs.write(vmcs::CR0_READ_SHADOW, seen_cr0)?;
-    vmcs.write(vmcs::GUEST_CR0, real_cr0(seen_cr0))?;
-    vmcs.write(vmcs::CR4_READ_SHADOW, 0)?;
-    vmcs.write(vmcs::GUEST_CR4, cr4::VMXE)?;
-    vmcs.write(vmcs::GUEST_CR3, 0)?;
+    vmcs.write(vmcs::GUEST_GDTR_BASE, tables.base)?;
+    vmcs.write(vmcs::GUEST_GDTR_LIMIT, tables.limit)?;
+    vmcs.write(vmcs::GUEST_IDTR_BASE, 0)?;
+    vmcs.write(vmcs::GUEST_IDTR_LIMIT, 0xffff)?;
+    modes.write(vmcs)?;
     vmcs.write(vmcs::GUEST_DR7, 0x400)?;
     vmcs.write(vmcs::GUEST_RSP, 0)?;
     vmcs.write(vmcs::GUEST_RFLAGS, rflags::RESERVED_1)?;
-    vmcs.write(vmcs::GUEST_EFER, 0)?;
     vmcs.write(vmcs::GUEST_DEBUGCTL, 0)?;
     vmcs.write(vmcs::GUEST_SYSENTER_CS, 0)?;
     vmcs.write(vmcs::GUEST_SYSENTER_ESP, 0)?;
@@ -211,14 +256,49 @@ mod tests {
         assert_eq!(map.fields[&0x6804], 1 << 13);
     }
 
+    fn entry(mode: EntryMode) -> EntryState {
+        EntryState {
+            protocol: firmware::boot::Protocol::Pvh,
+            rip: 0x10_0000,
+            eax: 0,
+            ebx: 0,
+            rsi: 0,
+            mode,
+            segments: firmware::boot::Flat {
+                code: 0x10,
+                data: 0x18,
+                descriptor_table: 0x7000,
+                limit: 0x1f,
+            },
+        }
+    }
+
     #[test]
     fn a_loader_begins_in_flat_protected_mode() {
         let mut map = MapVmcs::default();
-        write(&mut map, Start::Flat32 { eip: 0x10_0000 }, false).unwrap();
+        map.fields.insert(vmcs::ENTRY_CONTROLS.0, 0x93ff);
+        let start = Start::Loaded(entry(EntryMode::Protected));
+        write(&mut map, start, false).unwrap();
         assert_eq!(map.fields[&0x681e], 0x10_0000);
         assert_eq!(map.fields[&0x4816], 0xc09b);
         assert_eq!(map.fields[&0x4802], 0xffff_ffff);
         assert_eq!(map.fields[&0x6800], 0x31);
+        assert_eq!((map.fields[&0x6816], map.fields[&0x4810]), (0x7000, 0x1f));
+        assert_eq!(map.fields[&vmcs::ENTRY_CONTROLS.0], 0x91ff);
         assert!(!map.fields.contains_key(&vmcs::GUEST_PAT.0));
+    }
+
+    #[test]
+    fn or_in_64_bit_mode() {
+        let mut map = MapVmcs::default();
+        map.fields.insert(vmcs::ENTRY_CONTROLS.0, 0x91ff);
+        let start = Start::Loaded(entry(EntryMode::Long { cr3: 0x9000 }));
+        write(&mut map, start, false).unwrap();
+        assert_eq!(map.fields[&0x4816], 0xa09b);
+        assert_eq!(map.fields[&0x6800], 0x8000_0031);
+        assert_eq!(map.fields[&0x6802], 0x9000);
+        assert_eq!(map.fields[&0x6804], 1 << 13 | 1 << 5);
+        assert_eq!(map.fields[&vmcs::GUEST_EFER.0], 0x500);
+        assert_eq!(map.fields[&vmcs::ENTRY_CONTROLS.0], 0x93ff);
     }
 }

@@ -142,14 +142,21 @@ pub fn run(
         processor,
     };
     let ipi_virtualization = hypervisor.vm.interrupts.ipi_virtualization();
+    let suppresses_in_root = hypervisor.suppresses_in_root();
+    let host = &hypervisor.vm.interrupts.around().host;
     loop {
         if processor.has_notes()
             && let Some(leave) = hypervisor.service(vcpu, &mut vmcs, processor)?
         {
             return Ok(leave);
         }
+        // What is received below must not miss what was posted while notifications were suppressed;
+        // what comes later notifies this processor, whose interrupt is then pending at the entry.
+        if suppresses_in_root {
+            let _ = port.expect_notifications(processor.number, host);
+        }
         if port.view().is_pending() || port.mailbox().attention() {
-            receive(vcpu, port, &mut vmcs, context)?;
+            receive(vcpu, port, context);
         }
         if let Some(plan) = vcpu.applied_plan.refresh(ipi_virtualization) {
             control_refresh::refresh(&mut vmcs, vcpu, hypervisor, plan)?;
@@ -164,13 +171,18 @@ pub fn run(
         // SAFETY: `load` wrote the host state of this processor; EPT, bitmaps and controls confine the
         // guest.
         unsafe { enter(&mut vcpu.registers, vcpu.launched)? };
+        if suppresses_in_root {
+            port.suppress_in_root();
+        }
         vcpu.launched = LaunchState::Launched;
         let reason = vmcs.read(vmcs::EXIT_REASON)?;
         if reason & ENTRY_FAILURE != 0 {
             return Err(Failure::Entry(reason));
         }
         vcpu.exits.count(reason);
-        if reason == ExitReason::Wrmsr as u32 && exits::unicast(vcpu, &mut vmcs, context)? {
+        if reason == ExitReason::Wrmsr as u32 && exits::unicast(vcpu, &mut vmcs, context)?
+            || reason == ExitReason::ApicWrite as u32 && exits::xapic_unicast(vcpu, &vmcs, context)?
+        {
             continue;
         }
         match exits::dispatch(reason, vcpu, &mut vmcs, context)? {
@@ -182,27 +194,20 @@ pub fn run(
 
 /// Takes what was sent. Not inline: what it does uses SSE registers.
 #[inline(never)]
-fn receive(
-    vcpu: &mut VirtualProcessor,
-    port: &VcpuPort,
-    vmcs: &mut CurrentVmcs,
-    context: Context,
-) -> Result<(), VmxError> {
+fn receive(vcpu: &mut VirtualProcessor, port: &VcpuPort, context: Context) {
     let received = vcpu.apic.receive(port);
     if received.init || received.non_maskable || received.start_up.is_some() {
-        accept_events(vcpu, vmcs, received, context)?;
+        accept_events(vcpu, received, context);
     }
-    Ok(())
 }
 
 /// INIT, start-up and NMI.
 #[cold]
 fn accept_events(
     vcpu: &mut VirtualProcessor,
-    vmcs: &mut CurrentVmcs,
     received: crate::interrupts::virtual_apic::ReceivedEvents,
     context: Context,
-) -> Result<(), VmxError> {
+) {
     if received.init {
         // SDM 9.1.1, 10.4.7.3: everything but the x87 and SSE state.
         vcpu.activity = Activity::WaitForSipi;
@@ -224,17 +229,10 @@ fn accept_events(
         vcpu.registers.0[crate::vmx::instructions::RSP] = host_rsp;
         vcpu.pending_reset = Some(guest_state::Start::StartUp { page });
         vcpu.activity = Activity::Active;
-        // SDM 27.2.1.1: a 64-bit guest's control is the guest's mode.
-        let controls = vmcs.read(vmcs::ENTRY_CONTROLS)?;
-        vmcs.write(
-            vmcs::ENTRY_CONTROLS,
-            controls & !arch::vmx_control::entry::IA32E_MODE_GUEST,
-        )?;
     }
     if received.non_maskable && vcpu.activity != Activity::WaitForSipi {
         vcpu.non_maskable_pending = true;
     }
-    Ok(())
 }
 
 /// A vCPU that is halted or waits: `Some` if there is nothing for it to do.

@@ -2,14 +2,44 @@
 
 use super::model_specific_register::guest_time;
 use super::{Context, Next, Outcome};
+use crate::interrupts::ipi_dispatch::dispatch_unicast;
 use crate::interrupts::ipi_virtualization::Refresh;
 use crate::interrupts::posting::Sender;
 use crate::interrupts::virtual_apic::ApicExit;
 use crate::vcpu::control_refresh;
 use crate::vcpu::virtual_processor::VirtualProcessor;
 use crate::vmx::vmcs::{Vmcs, VmxError};
+use apic::apic_base::ApicMode;
 use apic::local_apic::Effect;
+use arch::apic_register::{INTERRUPT_COMMAND, INTERRUPT_COMMAND_HIGH};
 use arch::vmcs;
+
+/// The common IPI of an xAPIC guest: an APIC-write exit for 300H with a fixed, physical unicast, both
+/// words on the page already. `false`: it is something else, and nothing was done.
+#[inline(always)]
+pub(in crate::vcpu) fn xapic_unicast(
+    vcpu: &VirtualProcessor,
+    vmcs: &impl Vmcs,
+    context: Context,
+) -> Result<bool, VmxError> {
+    let local_apic = vcpu.apic.apic();
+    if local_apic.mode() != ApicMode::Xapic
+        || vmcs.read(vmcs::EXIT_QUALIFICATION)? as u32 & 0xfff != INTERRUPT_COMMAND
+    {
+        return Ok(false);
+    }
+    let low = local_apic.page().read_u32(INTERRUPT_COMMAND);
+    let high = local_apic.page().read_u32(INTERRUPT_COMMAND_HIGH);
+    let sender = Sender {
+        processor: context.processor.number,
+    };
+    let vm = &context.hypervisor.vm.interrupts;
+    let Some(signal) = dispatch_unicast(vm, low, high >> 24, sender) else {
+        return Ok(false);
+    };
+    context.hypervisor.signal(signal, context.processor);
+    Ok(true)
+}
 
 /// Exit reason 56. Trap-like: RIP is past the instruction already (SDM 30.4.3.3).
 pub(super) fn write(

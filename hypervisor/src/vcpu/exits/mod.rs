@@ -10,7 +10,7 @@ mod memory;
 mod model_specific_register;
 mod simple;
 
-pub(super) use self::apic::follow_up;
+pub(super) use self::apic::{follow_up, xapic_unicast};
 pub(super) use self::model_specific_register::unicast;
 
 use super::event_injection::{Event, interruptibility};
