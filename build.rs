@@ -20,7 +20,10 @@ const SOURCES: &[&str] = &[
 
 fn main() -> ExitCode {
     let root = variable("CARGO_MANIFEST_DIR");
-    let target = variable("OUT_DIR").join("images");
+    // One place for all profiles of the command, so that the images are built once: beside
+    // `debug` and `release`, above `debug/build/posthaste-HASH/out`. Cargo locks it.
+    let out = variable("OUT_DIR");
+    let target = out.ancestors().nth(4).unwrap_or(&out).join("images");
     for source in SOURCES {
         println!("cargo::rerun-if-changed={}", root.join(source).display());
     }

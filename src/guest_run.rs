@@ -17,6 +17,17 @@ mod exit_value {
     pub(super) const GUEST_FAILED: u32 = 0x11;
     pub(super) const ENTRY_FAILURE: u32 = 0x12;
     pub(super) const NO_VTX: u32 = 0x13;
+    pub(super) const OTHER: u32 = 0x14;
+}
+
+/// The last line of a console that is for people and not a part of the statistics.
+fn explanation(console: &str) -> &str {
+    console
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with("#ph ") && !line.ends_with(" exits"))
+        .map_or("", |line| line.strip_prefix("posthaste: ").unwrap_or(line))
 }
 
 /// The mode of the guest's local APICs.
@@ -145,15 +156,20 @@ impl fmt::Display for RunError {
                             "the machine's processor has no VT-x, so no guest was run"
                         )?;
                     }
-                    outcome => write!(f, "the run ended early: {outcome}")?,
+                    Outcome::Exit(exit_value::OTHER) => {
+                        write!(f, "the hypervisor stopped: {}", explanation(console))?;
+                    }
+                    outcome => {
+                        write!(f, "the run ended early: {outcome}")?;
+                        let last = explanation(console);
+                        if !last.is_empty() {
+                            write!(f, "; last line of the console: {last}")?;
+                        }
+                    }
                 }
-                for line in unimplemented {
-                    write!(f, "; {line}")?;
-                }
-                if let Some(last) = console.lines().rev().find(|line| !line.trim().is_empty()) {
-                    write!(f, "; last line of the console: {last}")?;
-                }
-                Ok(())
+                unimplemented
+                    .iter()
+                    .try_for_each(|line| write!(f, "; {line}"))
             }
             Self::GuestFailed { lines } => {
                 write!(f, "the guest's checks failed")?;

@@ -13,8 +13,6 @@ use posthaste_machine::cpu::model::VirtualizationLevel as L;
 use vmx::*;
 
 type Change = fn(&mut Guest);
-/// What is broken, in which VMCS, and how.
-type Case = (&'static str, fn() -> Guest, Change);
 
 /// A VMCS with most features on.
 fn full() -> Guest {
@@ -69,7 +67,7 @@ fn accepted(base: fn() -> Guest, name: &str, change: Change) {
 // SDM 26.2.1.1; ipi-virtualization.md A7.
 #[test]
 fn execution_controls() {
-    let table: &[Case] = &[
+    let table: &[(&str, fn() -> Guest, Change)] = &[
         ("a pin-based control that must be 1", plain, |g| {
             g.set(vmcs::PIN_BASED_CONTROLS, 0);
         }),
@@ -222,7 +220,7 @@ fn execution_controls() {
 
 #[test]
 fn execution_controls_that_are_legal() {
-    let table: &[Case] = &[
+    let table: &[(&str, fn() -> Guest, Change)] = &[
         ("everything", full, |_| {}),
         ("TPR threshold as high as VTPR", shadow, |g| {
             g.set_virtual_apic(0x80, 0x4f);

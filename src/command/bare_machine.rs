@@ -97,15 +97,20 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     let report = machine.run();
     // The console is on the standard output too; what was lost there was reported as the outcome.
     let _ = std::io::stdout().flush();
-    for instruction in &report.unimplemented {
+    let unimplemented = report.unimplemented.iter();
+    let status = match report.outcome {
+        Outcome::PowerOff => ExitCode::SUCCESS,
+        // As QEMU's isa-debug-exit: the status is never 0.
+        Outcome::Exit(value) => ExitCode::from((value << 1 | 1) as u8),
+        outcome => {
+            let text = format!("the run ended early: {outcome}");
+            return Err(CommandError::Unexpected(
+                unimplemented.fold(text, |text, instruction| format!("{text}; {instruction}")),
+            ));
+        }
+    };
+    for instruction in unimplemented {
         eprintln!("posthaste: {instruction}");
     }
-    match report.outcome {
-        Outcome::PowerOff => Ok(ExitCode::SUCCESS),
-        // As QEMU's isa-debug-exit: the status is never 0.
-        Outcome::Exit(value) => Ok(ExitCode::from((value << 1 | 1) as u8)),
-        outcome => Err(CommandError::Unexpected(format!(
-            "the run ended early: {outcome}"
-        ))),
-    }
+    Ok(status)
 }

@@ -94,6 +94,18 @@ impl From<RunError> for CommandError {
     }
 }
 
+/// Reads a kernel and makes sure that it is one.
+fn read_kernel(path: &Path) -> Result<Vec<u8>, CommandError> {
+    let bytes = read_file("read the kernel", path)?;
+    match firmware::boot::detect(&bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(CommandError::Kernel {
+            path: path.to_owned(),
+            source: error.into(),
+        }),
+    }
+}
+
 fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, CommandError> {
     std::fs::read(path).map_err(|source| CommandError::File {
         what,
@@ -114,9 +126,30 @@ fn print(text: &str) -> Result<(), CommandError> {
     }
 }
 
+/// What is wrong with the options, in one line: the first paragraph of what clap says.
+fn usage_error(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let paragraph: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let line = paragraph.join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    format!("{line}; --help lists the options")
+}
+
 /// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => {
+            eprintln!("posthaste: {}", usage_error(&error));
+            return ExitCode::from(2);
+        }
+        // Help and version.
+        Err(error) => error.exit(),
+    };
     let result = match arguments.command {
         None => demonstration::run(&arguments.demonstration),
         Some(Subcommand::Run(options)) => run::run(&options),

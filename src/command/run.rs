@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::options::MachineOptions;
-use super::{CommandError, demonstration, print, read_file};
+use super::{CommandError, demonstration, print, read_kernel};
 use crate::guest_run::{ApicMode, Finished, GuestRun, Switch};
 use crate::table;
 
@@ -54,7 +54,7 @@ impl GuestOptions {
     /// The run that the options describe.
     pub(super) fn guest_run(&self, ipi_virtualization: Switch) -> Result<GuestRun, CommandError> {
         let guest = match &self.kernel {
-            Some(path) => Some(read_file("read the kernel", path)?),
+            Some(path) => Some(read_kernel(path)?),
             None => None,
         };
         Ok(GuestRun {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     memory::Ram,
-    platform::{Inbox, Platform},
+    platform::Platform,
     schedule::Clock,
     trace::{Counters, Event, Snapshot, Trace},
     vtx::Vmx,
@@ -116,10 +116,8 @@ pub struct Cpu {
     pub mode_64: bool,
     /// Current privilege level.
     pub cpl: u8,
-    /// The block ends after the current instruction.
-    pub leave_block: bool,
-    /// Instructions are executed one at a time, each followed by a look at events.
-    pub stepwise: bool,
+    /// Number of instructions left in the block; 0 ends it.
+    pub ops_left: u32,
     /// Events must be looked at before the next block.
     pub check_events: bool,
     /// Interrupt shadow.
@@ -208,8 +206,6 @@ pub struct Cpu {
     pub stale_code: Vec<u64>,
     /// Number of this processor, from 0; equal to its initial APIC ID.
     pub index: usize,
-    /// What others put before this processor.
-    pub inbox: Arc<Inbox>,
     /// The rest of the machine.
     pub platform: Arc<Platform>,
     /// What kind of processor this is.
@@ -228,8 +224,7 @@ impl Cpu {
             segments: [Segment::unusable(0); 8],
             mode_64: false,
             cpl: 0,
-            leave_block: false,
-            stepwise: false,
+            ops_left: 0,
             check_events: true,
             inhibit: Inhibit::None,
             inhibit_expires: false,
@@ -282,7 +277,6 @@ impl Cpu {
             trace: Trace::default(),
             stale_code: Vec::new(),
             index,
-            inbox: platform.inboxes.get(index).cloned().unwrap_or_default(),
             platform,
             model,
         };
@@ -360,7 +354,7 @@ impl Cpu {
     #[inline(always)]
     pub fn look_at_events(&mut self) {
         self.check_events = true;
-        self.leave_block = true;
+        self.ops_left = 0;
     }
 
     /// Whether protected mode is on.

@@ -1,6 +1,7 @@
 //! The phases. Every processor runs the same function; what is due is noted before it is sent.
 
 mod broadcast;
+pub(in crate::image) mod compute;
 mod halted;
 mod illegal;
 mod logical;
@@ -62,5 +63,6 @@ pub(super) fn run(phase: Phase, context: &Context) -> Option<&'static str> {
         Phase::Illegal => illegal::run(context),
         Phase::XapicId => xapic_id::run(context),
         Phase::Timer => timer::run(context),
+        Phase::Compute => compute::run(context),
     }
 }

@@ -1,0 +1,215 @@
+//! What is wrong is said in one line, whoever made the mistake: no panic, no backtrace, and the exit
+//! status is not 0.
+
+use crate::elf::{ENTRY, kernel};
+use crate::program::{Ended, TemporaryFile, posthaste};
+
+/// Expects one line on the error stream that contains each of `parts`.
+#[track_caller]
+fn refused(ended: &Ended, parts: &[&str]) {
+    assert!(matches!(ended.status, Some(1..)), "{ended:#?}");
+    let lines: Vec<&str> = ended.errors.lines().collect();
+    assert_eq!(lines.len(), 1, "{ended:#?}");
+    assert!(lines[0].starts_with("posthaste: "), "{ended:#?}");
+    for part in parts {
+        assert!(lines[0].contains(part), "no {part:?} in {ended:#?}");
+    }
+    for word in ["panicked", "RUST_BACKTRACE", "stack backtrace"] {
+        assert!(!ended.errors.contains(word), "{ended:#?}");
+        assert!(!ended.output.contains(word), "{ended:#?}");
+    }
+}
+
+/// As the guest, and as the kernel of the bare machine.
+#[track_caller]
+fn refused_as_guest_and_kernel(file: &str, parts: &[&str]) {
+    refused(&posthaste(&["run", "--kernel", file]), parts);
+    refused(&posthaste(&["compare", "--kernel", file]), parts);
+    refused(&posthaste(&["machine", "--kernel", file]), parts);
+}
+
+#[test]
+fn a_missing_kernel() {
+    refused_as_guest_and_kernel("/no/such/kernel", &["/no/such/kernel", "No such file"]);
+}
+
+#[test]
+fn a_directory_for_a_kernel() {
+    refused_as_guest_and_kernel("/", &["cannot read", "directory"]);
+}
+
+#[test]
+fn a_truncated_kernel() {
+    // In the header, in the program headers, in the note, in the segment.
+    for length in [
+        0,
+        3,
+        20,
+        64,
+        100,
+        180,
+        0x1000,
+        posthaste::images::GUEST.len() / 2,
+    ] {
+        let bytes = &posthaste::images::GUEST[..length];
+        let file = TemporaryFile::new(&format!("truncated-{length}"), bytes);
+        refused_as_guest_and_kernel(file.path(), &[file.path()]);
+    }
+}
+
+#[test]
+fn a_kernel_in_the_wrong_format() {
+    let text = TemporaryFile::new("text", b"#!/bin/sh\necho this is no kernel\n");
+    refused_as_guest_and_kernel(
+        text.path(),
+        &[text.path(), "not an ELF, multiboot or Linux image"],
+    );
+
+    let mut arm = kernel(&[0xf4]);
+    arm[18] = 183;
+    let arm = TemporaryFile::new("arm", &arm);
+    refused_as_guest_and_kernel(arm.path(), &[arm.path(), "183"]);
+
+    // This test's own program: ELF, but no kernel.
+    let program = std::env::current_exe().unwrap();
+    let program = program.to_str().unwrap();
+    refused_as_guest_and_kernel(program, &[program, "no boot protocol"]);
+}
+
+#[test]
+fn a_missing_module() {
+    let file = TemporaryFile::new("module-kernel", &kernel(&[0xf4]));
+    let ended = posthaste(&["machine", "--kernel", file.path(), "--module", "/no/such x"]);
+    refused(&ended, &["/no/such", "No such file"]);
+}
+
+#[test]
+fn numbers_of_processors_that_nobody_has() {
+    for count in ["0", "300", "256"] {
+        refused(
+            &posthaste(&["run", "--vcpus", count]),
+            &[count, "virtual processors", "1 to 255"],
+        );
+        refused(
+            &posthaste(&["run", "--cpus", count]),
+            &[count, "processors", "1 to 255"],
+        );
+        let file = TemporaryFile::new(&format!("processors-{count}"), &kernel(&[0xf4]));
+        refused(
+            &posthaste(&["machine", "--kernel", file.path(), "--cpus", count]),
+            &[count, "processors", "1 to 255"],
+        );
+    }
+}
+
+#[test]
+fn too_little_memory() {
+    for (mib, said) in [
+        ("0", "0 bytes of RAM"),
+        // Too little for the hypervisor's image, its heap, the guest.
+        ("2", "does not fit"),
+        ("8", "of free memory for the heap"),
+        ("24", "64 MiB of contiguous memory for the guest"),
+        // And more than anybody has.
+        ("18446744073709551615", "bytes of RAM"),
+    ] {
+        refused(&posthaste(&["run", "--memory", mib]), &[said]);
+    }
+}
+
+#[test]
+fn options_that_do_not_exist() {
+    refused(&posthaste(&["--fast"]), &["--fast"]);
+    refused(&posthaste(&["walk"]), &["walk"]);
+    refused(&posthaste(&["run", "--vcpu", "4"]), &["--vcpu"]);
+    refused(
+        &posthaste(&["run", "--vcpus", "four"]),
+        &["four", "--vcpus"],
+    );
+    refused(
+        &posthaste(&["run", "--apic", "x3apic"]),
+        &["x3apic", "x2apic"],
+    );
+    refused(&posthaste(&["machine"]), &["--kernel"]);
+    refused(&posthaste(&["image"]), &["--output"]);
+}
+
+#[test]
+fn options_that_the_hypervisor_or_the_guest_does_not_know() {
+    refused(
+        &posthaste(&["run", "--hypervisor-append", "turbo=on"]),
+        &["turbo=on"],
+    );
+    refused(
+        &posthaste(&["run", "--hypervisor-append", "ipiv=of"]),
+        &["ipiv"],
+    );
+    refused(&posthaste(&["run", "--append", "turbo"]), &["turbo"]);
+}
+
+#[test]
+fn a_place_that_cannot_be_written() {
+    refused(
+        &posthaste(&[
+            "run",
+            "--append",
+            "phases=self rounds=1",
+            "--trace",
+            "/no/such/trace",
+        ]),
+        &["/no/such/trace"],
+    );
+}
+
+#[test]
+fn a_kernel_that_triple_faults() {
+    // lidt of six zeros, then ud2: no handler, none for the double fault either.
+    let zeros = (ENTRY + 9).to_le_bytes();
+    let mut code = vec![0x0f, 0x01, 0x1d];
+    code.extend(zeros);
+    code.extend([0x0f, 0x0b]);
+    code.extend([0; 6]);
+    let file = TemporaryFile::new("triple", &kernel(&code));
+    let at = format!("{:#x}", ENTRY + 7);
+    refused(
+        &posthaste(&["machine", "--kernel", file.path()]),
+        &["triple fault", &at],
+    );
+    refused(
+        &posthaste(&["run", "--kernel", file.path()]),
+        &["triple fault", &at],
+    );
+}
+
+#[test]
+fn a_kernel_that_loops_for_ever() {
+    let file = TemporaryFile::new("loop", &kernel(&[0xeb, 0xfe]));
+    refused(
+        &posthaste(&["machine", "--kernel", file.path(), "--limit", "1000000"]),
+        &["limit"],
+    );
+    refused(
+        &posthaste(&["run", "--kernel", file.path(), "--limit", "100000000"]),
+        &["limit"],
+    );
+}
+
+#[test]
+fn a_kernel_that_sleeps_for_ever() {
+    let file = TemporaryFile::new("sleep", &kernel(&[0xfa, 0xf4, 0xeb, 0xfd]));
+    refused(
+        &posthaste(&["machine", "--kernel", file.path()]),
+        &["halted"],
+    );
+}
+
+#[test]
+fn a_kernel_with_an_instruction_that_is_not_implemented() {
+    // aesenc xmm0, xmm1
+    let code = [0x66, 0x0f, 0x38, 0xdc, 0xc1];
+    let file = TemporaryFile::new("unimplemented", &kernel(&code));
+    let at = format!("{ENTRY:#x}");
+    let parts = ["66 0f 38 dc c1", &at, "32-bit"];
+    refused(&posthaste(&["machine", "--kernel", file.path()]), &parts);
+    refused(&posthaste(&["run", "--kernel", file.path()]), &parts);
+}

@@ -1,0 +1,72 @@
+//! A control setting that the processor refuses: everything about it is printed, and the run ends in
+//! order.
+
+use machine::platform::Outcome;
+use posthaste::guest_run::GuestRun;
+
+use crate::program::posthaste;
+
+#[test]
+fn an_illegal_control_gives_the_whole_dump() {
+    let run = GuestRun {
+        hypervisor_options: "break=control".to_owned(),
+        ..GuestRun::default()
+    };
+    let finished = run
+        .run_to_end(Box::new(|_, _| {}))
+        .unwrap_or_else(|error| panic!("{error}"));
+    let text = &finished.console;
+    assert_eq!(finished.report.outcome, Outcome::Exit(0x12), "{text}");
+    for part in [
+        "pin-based controls: ",
+        "primary processor-based controls: ",
+        "secondary processor-based controls: ",
+        "tertiary processor-based controls: ",
+        "VM-exit controls: ",
+        "VM-entry controls: ",
+        "VMCS guest state:",
+        "VMCS host state:",
+        "PID-pointer table: address 0x",
+        "virtual-APIC page 0x",
+        // The number of the VMfail (SDM 31.4 VM Instruction Error Numbers).
+        "VM-instruction error 7",
+    ] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    // One entry and its descriptor for each vCPU.
+    for index in 0..4 {
+        let entry = format!("  entry {index}: 0x");
+        let line = text.lines().find(|line| line.starts_with(&entry));
+        let line = line.unwrap_or_else(|| panic!("no {entry:?} in\n{text}"));
+        for part in [
+            "posted-interrupt descriptor 0x",
+            " ON=",
+            " SN=",
+            " NV=",
+            " NDST=",
+            " PIR=",
+        ] {
+            assert!(line.contains(part), "no {part:?} in {line}");
+        }
+    }
+    let last = finished
+        .lines
+        .last()
+        .map(|line| (line.kind.as_str(), line.get("reason")));
+    assert_eq!(last, Some(("stop", "entry-failure")), "{text}");
+}
+
+#[test]
+fn the_command_says_so_and_shows_the_dump() {
+    let ended = posthaste(&["run", "--hypervisor-append", "break=control"]);
+    assert!(matches!(ended.status, Some(1..)), "{ended:#?}");
+    assert_eq!(ended.errors.lines().count(), 1, "{ended:#?}");
+    assert!(
+        ended.errors.contains("could not enter the guest"),
+        "{ended:#?}"
+    );
+    assert!(
+        ended.output.contains("PID-pointer table: address"),
+        "{ended:#?}"
+    );
+}

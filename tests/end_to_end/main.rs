@@ -1,0 +1,10 @@
+//! The whole: the command, the hypervisor's image and the guest's, on the machine.
+
+mod bad_input;
+mod determinism;
+mod elf;
+mod entry_failure;
+mod figures;
+mod json;
+mod processor_models;
+mod program;

@@ -1,0 +1,24 @@
+//! The bootable image on machines that nobody here wrote.
+//!
+//! Built with the feature `peers` only: `cargo xtask test` installs Bochs, QEMU and GRUB's tools and
+//! sets it.
+
+mod bochs;
+mod bochs_run;
+mod qemu;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Has `posthaste image` write an image.
+fn image(name: &str, arguments: &[&str]) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let output = Command::new(env!("CARGO_BIN_EXE_posthaste"))
+        .args(["image", "-o"])
+        .arg(&path)
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    path
+}
