@@ -462,6 +462,14 @@ pub fn round(exact: Exact, format: Format, control: Control) -> Rounded {
         if !control.underflow_masked {
             flags |= flag::UNDERFLOW;
             exponent += control.bias_adjustment;
+            if exponent < format.minimum && control.bias_adjustment != 0 {
+                // So small that the adjustment does not help.
+                return Rounded {
+                    number: Number::zero(negative),
+                    flags: flags | flag::PRECISION,
+                    up: false,
+                };
+            }
         } else {
             let shift = drop + (format.minimum - unrounded) as u32;
             let step = drop_bits(significand, shift, control.rounding, negative);
@@ -509,6 +517,14 @@ pub fn round(exact: Exact, format: Format, control: Control) -> Rounded {
             kept = (1 << precision) - 1;
         } else {
             exponent -= control.bias_adjustment;
+            if exponent > format.maximum && control.bias_adjustment != 0 {
+                // So large that the adjustment does not help.
+                return Rounded {
+                    number: Number::infinity(negative),
+                    flags: flags | flag::PRECISION,
+                    up: true,
+                };
+            }
         }
     }
     Rounded {

@@ -13,6 +13,7 @@ pub mod descriptor_load;
 pub mod device_access;
 pub mod events;
 pub mod execute;
+pub mod extended;
 pub mod flags;
 pub mod float;
 pub mod local_apic;

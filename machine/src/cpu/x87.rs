@@ -1,5 +1,8 @@
 //! State of the x87 FPU and of the MMX registers that alias it (SDM 8.1, 9.2).
 
+use super::extended::Extended;
+use super::float::{self, Control, Format, Rounding, flag};
+
 /// The x87 state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct X87 {
@@ -154,5 +157,145 @@ pub fn tag_of(register: &[u8; 10]) -> u16 {
         (0, 0) => 1,
         (1..=0x7ffe, _) if significand >> 63 != 0 => 0,
         _ => 2,
+    }
+}
+
+/// Condition code bits of the status word.
+#[allow(missing_docs, reason = "the names are the manual's")]
+pub mod condition {
+    pub const C0: u16 = 1 << 8;
+    pub const C1: u16 = 1 << 9;
+    pub const C2: u16 = 1 << 10;
+    pub const C3: u16 = 1 << 14;
+}
+
+/// Which way the register stack failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StackFault {
+    /// A register to be written was not empty.
+    Overflow,
+    /// A register to be read was empty.
+    Underflow,
+}
+
+impl X87 {
+    fn physical(&self, index: u8) -> u8 {
+        self.top().wrapping_add(index) & 7
+    }
+
+    /// Whether ST(`index`) is empty.
+    #[inline]
+    pub fn is_empty(&self, index: u8) -> bool {
+        self.tag >> (2 * self.physical(index)) & 3 == 3
+    }
+
+    /// ST(`index`), whatever its tag.
+    #[inline]
+    pub fn raw(&self, index: u8) -> Extended {
+        Extended::from_bytes(self.registers[self.physical(index) as usize])
+    }
+
+    /// ST(`index`) unless it is empty.
+    #[inline]
+    pub fn st(&self, index: u8) -> Option<Extended> {
+        (!self.is_empty(index)).then(|| self.raw(index))
+    }
+
+    /// Writes ST(`index`), which is not empty then.
+    #[inline]
+    pub fn set_st(&mut self, index: u8, value: Extended) {
+        let physical = self.physical(index);
+        self.registers[physical as usize] = value.to_bytes();
+        self.tag &= !(3 << (2 * physical));
+    }
+
+    /// Empties ST(`index`).
+    #[inline]
+    pub fn free(&mut self, index: u8) {
+        self.tag |= 3 << (2 * self.physical(index));
+    }
+
+    /// Pops the stack.
+    #[inline]
+    pub fn pop(&mut self) {
+        self.free(0);
+        self.set_top(self.top().wrapping_add(1));
+    }
+
+    /// Pushes a value; that the register is empty was checked.
+    #[inline]
+    pub fn push(&mut self, value: Extended) {
+        self.set_top(self.top().wrapping_sub(1));
+        self.set_st(0, value);
+    }
+
+    /// Sets the condition codes of `mask` to those of `set`.
+    #[inline]
+    pub fn set_conditions(&mut self, mask: u16, set: u16) {
+        self.status = self.status & !mask | set;
+    }
+
+    /// Records exceptions. Says whether the result is written: not after an unmasked exception that
+    /// was found before it was computed.
+    #[inline]
+    pub fn signal(&mut self, flags: u32) -> bool {
+        if flags == 0 {
+            return true;
+        }
+        let unmasked = flags & !u32::from(self.control);
+        // What the result would have raised is not known then.
+        let flags = if unmasked & flag::PRE_COMPUTATION != 0 {
+            flags & flag::PRE_COMPUTATION
+        } else {
+            flags
+        };
+        self.status |= flags as u16;
+        self.update_summary();
+        unmasked & flag::PRE_COMPUTATION == 0
+    }
+
+    /// Records a stack fault (SDM volume 1, 8.5.1.1). Says whether it is masked.
+    pub fn stack_fault(&mut self, fault: StackFault) -> bool {
+        let c1 = match fault {
+            StackFault::Overflow => condition::C1,
+            StackFault::Underflow => 0,
+        };
+        self.set_conditions(condition::C1, c1);
+        self.status |= 0x41;
+        self.update_summary();
+        self.control & 1 != 0
+    }
+
+    /// Rounding and masks of the control word.
+    pub fn rounding_control(&self) -> Control {
+        Control {
+            rounding: Rounding::from_control(u32::from(self.control >> 10)),
+            flush_to_zero: false,
+            overflow_masked: u32::from(self.control) & flag::OVERFLOW != 0,
+            underflow_masked: u32::from(self.control) & flag::UNDERFLOW != 0,
+            bias_adjustment: 24576,
+        }
+    }
+
+    /// The format that precision control asks for (SDM volume 1, 8.1.5.2).
+    pub fn precision(&self) -> Format {
+        let precision = match self.control >> 8 & 3 {
+            0 => 24,
+            2 => 53,
+            _ => 64,
+        };
+        Format {
+            precision,
+            ..float::EXTENDED
+        }
+    }
+
+    /// The full tag word, from the registers' contents.
+    pub fn tag_word(&self) -> u16 {
+        (0..8).fold(0, |word, i| {
+            let empty = self.tag >> (2 * i) & 3 == 3;
+            let tag = if empty { 3 } else { tag_of(&self.registers[i]) };
+            word | tag << (2 * i)
+        })
     }
 }

@@ -123,6 +123,34 @@ fn chunks(fx: &[u8; 512]) -> [u128; 32] {
     })
 }
 
+/// Whether two x87 registers differ by one unit in the last place at most.
+fn close(theirs: &[u8], ours: &[u8]) -> bool {
+    let word = |bytes: &[u8]| {
+        let mut wide = [0; 16];
+        wide[..10].copy_from_slice(bytes);
+        // The integer bit says nothing that the exponent does not.
+        let value = u128::from_le_bytes(wide);
+        value >> 64 << 63 | value & (u128::from(u64::MAX) >> 1)
+    };
+    word(theirs).abs_diff(word(ours)) <= 1
+}
+
+/// Brings the operand of a transcendental instruction into the range for which the manual defines
+/// the result.
+fn limit_x87(mnemonic: Mnemonic, fx: &mut [u8; 512]) {
+    let limit = match mnemonic {
+        Mnemonic::F2xm1 => 16383,
+        Mnemonic::Fyl2xp1 => 16383 - 2,
+        _ => return,
+    };
+    let head = u16::from_le_bytes([fx[40], fx[41]]);
+    let exponent = head & 0x7fff;
+    if (limit..0x7fff).contains(&exponent) {
+        let head = head & 0x8000 | (limit - 1 - exponent % 40);
+        fx[40..42].copy_from_slice(&head.to_le_bytes());
+    }
+}
+
 /// A register of the x87 FPU.
 fn random_x87_register(random: &mut Random) -> [u8; 10] {
     let mut bytes = [0; 10];
@@ -199,6 +227,7 @@ fn random_state(form: Form, encoded: &Encoded, random: &mut Random) -> State {
     }
     state.set_mxcsr(random.mxcsr());
     random_x87(&mut state.fx, random);
+    limit_x87(encoded.instruction.mnemonic(), &mut state.fx);
     let registers = &mut state.registers;
     let instruction = &encoded.instruction;
     match instruction.mnemonic() {
@@ -429,6 +458,11 @@ fn case(
     if theirs.mxcsr() != ours.mxcsr() {
         differ("MXCSR", theirs.mxcsr().into(), ours.mxcsr().into());
     }
+    let approximate = forms::is_transcendental(encoded.instruction.mnemonic());
+    if approximate {
+        // Whether a result was rounded up follows from bits that processors compute differently.
+        ours.fx[3] = ours.fx[3] & !2 | theirs.fx[3] & 2;
+    }
     if no_x87 {
         ours.fx[..5].copy_from_slice(&theirs.fx[..5]);
     }
@@ -439,6 +473,9 @@ fn case(
     }
     for i in 0..8 {
         let at = 32 + i * 16..42 + i * 16;
+        if approximate && close(&theirs.fx[at.clone()], &ours.fx[at.clone()]) {
+            continue;
+        }
         if theirs.fx[at.clone()] != ours.fx[at.clone()] {
             let word = |fx: &[u8; 512]| chunks(fx)[2 + i];
             let (theirs, ours) = (word(&theirs.fx), word(&ours.fx));

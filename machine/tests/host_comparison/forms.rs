@@ -27,6 +27,9 @@ pub const FEATURES: &[CpuidFeature] = &[
     CpuidFeature::MMX,
     CpuidFeature::SSE,
     CpuidFeature::SSE2,
+    CpuidFeature::FPU,
+    CpuidFeature::FPU287,
+    CpuidFeature::FPU387,
 ];
 
 /// Instructions of other features that are compared.
@@ -73,12 +76,36 @@ pub fn excluded(code: Code) -> Option<&'static str> {
             Some("it shows a system register of the host, or is emulated by its operating system")
         }
         Mnemonic::Bswap if information.operand_size() == 16 => Some("its result is undefined"),
-        Mnemonic::Wait => Some("it belongs to x87"),
+        Mnemonic::Fstcw
+        | Mnemonic::Fstsw
+        | Mnemonic::Fstenv
+        | Mnemonic::Fsave
+        | Mnemonic::Finit
+        | Mnemonic::Fclex
+        | Mnemonic::Feni
+        | Mnemonic::Fdisi
+        | Mnemonic::Fsetpm => Some("it is two instructions: WAIT and its form without waiting"),
         Mnemonic::Rcpps | Mnemonic::Rcpss | Mnemonic::Rsqrtps | Mnemonic::Rsqrtss => {
             Some("processors approximate differently")
         }
         _ => None,
     }
+}
+
+/// Whether processors compute the instruction's result to within one unit in the last place only
+/// (SDM volume 1, 8.3.10).
+pub fn is_transcendental(mnemonic: Mnemonic) -> bool {
+    matches!(
+        mnemonic,
+        Mnemonic::Fsin
+            | Mnemonic::Fcos
+            | Mnemonic::Fsincos
+            | Mnemonic::Fptan
+            | Mnemonic::Fpatan
+            | Mnemonic::F2xm1
+            | Mnemonic::Fyl2x
+            | Mnemonic::Fyl2xp1
+    )
 }
 
 /// A prefix that makes another form.

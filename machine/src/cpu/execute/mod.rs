@@ -21,9 +21,8 @@ mod sse;
 mod stack;
 mod string;
 mod system;
-
 mod vmx;
-mod x87_control;
+mod x87;
 
 use iced_x86::{FlowControl, Instruction};
 
@@ -80,6 +79,7 @@ const FAMILIES: &[Family] = &[
     stack::select,
     // Before the string instructions, two of which share their mnemonic with SSE2.
     sse::select,
+    x87::select,
     string::select,
     flag::select,
     decimal::select,
@@ -91,7 +91,6 @@ const FAMILIES: &[Family] = &[
     far::select,
     far_system_call::select,
     io::select,
-    x87_control::select,
 ];
 
 /// The function that carries out `instruction` in `bits`-bit code.
