@@ -5,7 +5,7 @@ pub mod report;
 pub mod virtual_machine;
 pub mod vmx_operation;
 
-use self::virtual_machine::{MachineMemory, VirtualMachine};
+use self::virtual_machine::{Line, MachineMemory, VirtualMachine};
 use crate::host::aligned_page::AlignedPage;
 use crate::host::frame_allocator::FrameAllocator;
 use crate::host::instructions::{halt_forever, read_time_stamp, wait_for_interrupt};
@@ -488,14 +488,13 @@ impl Hypervisor {
     }
 
     /// What an effect of a device asks for.
-    fn act(&self, effect: PlatformEffect, line: &mut Vec<u8>, processor: &Processor) {
+    fn act(&self, effect: PlatformEffect, line: &mut Line, processor: &Processor) {
         match effect {
             PlatformEffect::Signal(signal) => self.signal(signal, processor),
             PlatformEffect::Console(byte) => {
-                line.push(byte);
-                if byte == b'\n' || line.len() >= 1024 {
-                    console::put_guest_bytes(line);
-                    line.clear();
+                if line.push(byte, self.device_time()) {
+                    // Somebody has to look when it gets old.
+                    self.note_device_timer(processor);
                 }
             }
             PlatformEffect::PowerOff | PlatformEffect::Reset(_) => self.end(Ending::PowerOff),
@@ -691,10 +690,14 @@ impl Hypervisor {
         let context = self.context(processor);
         let act = |effect| self.act(effect, line, processor);
         devices.platform.advance(context, act);
-        let next = devices
-            .platform
-            .next_event(context.now)
-            .map(|at| now.saturating_add(time::ticks(at.saturating_sub(context.now)).max(1)));
+        let next = [
+            devices.platform.next_event(context.now),
+            devices.line.advance(context.now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|at| now.saturating_add(time::ticks(at.saturating_sub(context.now)).max(1)));
         [sleeping, next].into_iter().flatten().min()
     }
 
@@ -810,12 +813,7 @@ impl Hypervisor {
             }
             time::spin(1_000_000);
         }
-        let mut devices = self.vm.devices.lock();
-        if !devices.line.is_empty() {
-            devices.line.push(b'\n');
-            console::put_guest_bytes(&devices.line);
-        }
-        drop(devices);
+        self.vm.devices.lock().line.finish();
         report::exits(self);
         let (status, end) = match self.vm.ending().map(Ending::decode) {
             Some(Ending::GuestExit(status)) => {

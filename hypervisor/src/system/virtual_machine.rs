@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "guest memory and vCPUs behind cells")]
 
 use crate::host::aligned_page::AlignedPage;
+use crate::host::console;
 use crate::host::frame_allocator::{FRAME, FrameAllocator};
 use crate::interrupts::vm_interrupts::VmInterrupts;
 use crate::vcpu::virtual_processor::VirtualProcessor;
@@ -171,7 +172,60 @@ pub struct Devices {
     /// The devices.
     pub platform: Platform,
     /// Console output that is not a whole line yet.
-    pub line: Vec<u8>,
+    pub line: Line,
+}
+
+/// What the guest has written of its present line. Whole lines go out at once, so that they do not
+/// mix with the hypervisor's; a prompt goes out after a while.
+#[derive(Debug, Default)]
+pub struct Line {
+    bytes: Vec<u8>,
+    /// Device time of its first byte.
+    since: u64,
+}
+
+/// How long part of a line waits for the rest, in nanoseconds.
+const PATIENCE: u64 = 20_000_000;
+
+impl Line {
+    /// Adds a byte at device time `now`; whether it begins a line.
+    pub fn push(&mut self, byte: u8, now: u64) -> bool {
+        let begins = self.bytes.is_empty();
+        if begins {
+            self.since = now;
+        }
+        self.bytes.push(byte);
+        if byte == b'\n' || self.bytes.len() >= 1024 {
+            self.flush();
+            return false;
+        }
+        begins
+    }
+
+    /// Writes what there is.
+    pub fn flush(&mut self) {
+        if !self.bytes.is_empty() {
+            console::put_guest_bytes(&self.bytes);
+            self.bytes.clear();
+        }
+    }
+
+    /// Ends the line, if there is one.
+    pub fn finish(&mut self) {
+        if !self.bytes.is_empty() {
+            self.bytes.push(b'\n');
+            self.flush();
+        }
+    }
+
+    /// Writes a part that has waited long enough at `now`; when to look again.
+    pub fn advance(&mut self, now: u64) -> Option<u64> {
+        let due = self.since.saturating_add(PATIENCE);
+        if !self.bytes.is_empty() && due <= now {
+            self.flush();
+        }
+        (!self.bytes.is_empty()).then_some(due)
+    }
 }
 
 /// The virtual machine.

@@ -5,12 +5,19 @@
 #![allow(unsafe_code, reason = "saves and loads processor state")]
 
 use crate::host::instructions::{
-    clear_task_switched, fxrstor, fxsave, read_cr0, read_cr2, read_msr, write_cr0, write_cr2,
-    write_msr,
+    clear_task_switched, cpuid, fxrstor, fxsave, read_cr0, read_cr2, read_dr0, read_dr1, read_dr2,
+    read_dr3, read_dr6, read_msr, write_cr0, write_cr2, write_dr0, write_dr1, write_dr2, write_dr3,
+    write_dr6, write_msr,
 };
 use crate::host::processor::Processor;
 use crate::vm::msr::SWITCHED_BY_SOFTWARE;
 use arch::control_register::cr0;
+use arch::msr;
+
+/// Whether the processor has one of [`SWITCHED_BY_SOFTWARE`]: IA32_TSC_AUX comes with RDTSCP.
+fn exists(register: u32) -> bool {
+    register != msr::IA32_TSC_AUX || cpuid(0x8000_0001, 0).edx >> 27 & 1 != 0
+}
 
 /// An FXSAVE area.
 #[derive(Clone, Debug)]
@@ -23,6 +30,8 @@ pub struct ExtendedState {
     area: Area,
     msrs: [u64; SWITCHED_BY_SOFTWARE.len()],
     cr2: u64,
+    /// DR0 to DR3 and DR6; DR7 is in the guest-state area.
+    debug: [u64; 5],
 }
 
 impl Default for ExtendedState {
@@ -43,6 +52,8 @@ impl ExtendedState {
             area,
             msrs: [0; SWITCHED_BY_SOFTWARE.len()],
             cr2: 0,
+            // SDM 9.1.1: DR6 = FFFF0FF0H.
+            debug: [0, 0, 0, 0, 0xffff_0ff0],
         }
     }
 
@@ -53,12 +64,22 @@ impl ExtendedState {
     /// Loads everything: the vCPU comes to this processor.
     pub fn load(&mut self, processor: &Processor) {
         for (register, value) in SWITCHED_BY_SOFTWARE.into_iter().zip(self.msrs) {
+            if !exists(register) {
+                continue;
+            }
             // SAFETY: registers without effect in root mode; the guest wrote the values itself, so
             // the processor has accepted them before.
             unsafe { write_msr(register, value) };
         }
-        // SAFETY: CR2 has no effect.
-        unsafe { write_cr2(self.cr2) };
+        // SAFETY: CR2 has no effect, and an exit has left DR7 without a breakpoint (SDM 28.5.1).
+        unsafe {
+            write_cr2(self.cr2);
+            write_dr0(self.debug[0]);
+            write_dr1(self.debug[1]);
+            write_dr2(self.debug[2]);
+            write_dr3(self.debug[3]);
+            write_dr6(self.debug[4]);
+        }
         processor.fpu_area.set(self.address() as u64);
         // Loaded before the entry.
         processor.fpu_saved.set(1);
@@ -74,9 +95,12 @@ impl ExtendedState {
         processor.fpu_area.set(0);
         processor.fpu_saved.set(0);
         for (register, value) in SWITCHED_BY_SOFTWARE.into_iter().zip(&mut self.msrs) {
-            *value = read_msr(register);
+            if exists(register) {
+                *value = read_msr(register);
+            }
         }
         self.cr2 = read_cr2();
+        self.debug = [read_dr0(), read_dr1(), read_dr2(), read_dr3(), read_dr6()];
     }
 
     /// Puts the guest's x87 and SSE state back into the registers if root code took them. The last

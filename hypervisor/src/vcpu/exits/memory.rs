@@ -48,7 +48,10 @@ pub(super) fn ept_violation(
     let address = vmcs.read(vmcs::GUEST_PHYSICAL_ADDRESS)?;
     let qualification = vmcs.read(vmcs::EXIT_QUALIFICATION)?;
     if let Some(event) = Event::interrupted(vmcs)? {
+        // The access was the delivery's own, to its stack or its table: there is no instruction to
+        // emulate, and nobody keeps those in a device.
         vcpu.event = Some(event);
+        return simple::unmapped(address, vcpu, vmcs, context);
     } else if qualification >> 12 & 1 != 0 {
         // SDM 28.2.3: an IRET that had unblocked NMIs did not complete.
         let state = vmcs.read(vmcs::GUEST_INTERRUPTIBILITY_STATE)?;
