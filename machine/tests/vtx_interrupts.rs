@@ -566,3 +566,18 @@ fn guest_non_register_state_is_saved() {
     guest.expect_exit(R::Cpuid);
     assert_eq!(guest.get(vmcs::GUEST_INTERRUPTIBILITY_STATE), 2);
 }
+
+// SDM 27.2.3: bit 12 tells that an IRET ended the blocking before it faulted.
+#[test]
+fn nmi_unblocking_by_iret_is_reported() {
+    let mut guest = Guest::new(&[0x48, 0xcf]); // iretq from a stack that is not there
+    guest.add_pin(pin::VIRTUAL_NMIS);
+    guest.set(vmcs::EXCEPTION_BITMAP, 1 << 14);
+    guest.set(vmcs::GUEST_INTERRUPTIBILITY_STATE, 8);
+    guest.set(vmcs::GUEST_RSP, PAGES + 0x1f_e000);
+    guest.ram().store(PAGE_TABLE + 0x1fe * 8, 0_u64);
+    guest.launch(2);
+    guest.expect_exit(R::ExceptionOrNmi);
+    assert_eq!(guest.get(vmcs::EXIT_INTERRUPTION_INFORMATION), 0x8000_1b0e);
+    assert_eq!(guest.get(vmcs::GUEST_INTERRUPTIBILITY_STATE), 0);
+}

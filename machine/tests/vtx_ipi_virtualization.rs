@@ -754,3 +754,21 @@ fn vmwrite_of_a_field_that_does_not_exist() {
         }
     }
 }
+
+// SDM 30.4.6.1: a guest paging structure on the APIC-access page is a guest-physical access, type
+// 15, or 10 while an event is delivered.
+#[test]
+fn a_paging_structure_on_the_apic_access_page() {
+    for (injected, kind) in [(0_u32, 15), (0x8000_0306, 10)] {
+        let mut guest = x1(&program(&[load_u32(PAGES)]));
+        guest.with_ept();
+        if injected != 0 {
+            guest.set(vmcs::ENTRY_INTERRUPTION_INFORMATION, injected);
+            guest.set(vmcs::GUEST_IDTR_BASE, PAGES);
+        }
+        guest.ram().store(TABLES + 0x2000 + 8, APIC_ACCESS | 7);
+        guest.launch(10);
+        assert_eq!(guest.expect_exit(R::ApicAccess) >> 12, kind);
+        assert_eq!(guest.get(vmcs::IDT_VECTORING_INFORMATION), injected);
+    }
+}

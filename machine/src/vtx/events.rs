@@ -137,8 +137,7 @@ fn non_maskable_interrupt(cpu: &mut Cpu) -> bool {
     if cpu.activity == Activity::WaitForStartUp {
         return false;
     }
-    let now = cpu.now();
-    if cpu.vmx.preemption_timer.expired(now) {
+    if cpu.vmx.preemption_timer.is_running() && cpu.vmx.preemption_timer.expired(cpu.now()) {
         exit(cpu, VmExit::new(ExitReason::PreemptionTimer));
         return true;
     }

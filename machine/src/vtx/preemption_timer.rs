@@ -38,6 +38,11 @@ impl PreemptionTimer {
         self.running = None;
     }
 
+    /// Whether it was started and not stopped.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Whether it has reached 0.
     pub fn expired(&self, now: u64) -> bool {
         self.running.is_some() && self.left(now) == 0
