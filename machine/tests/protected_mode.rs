@@ -782,3 +782,54 @@ fn cpuid_names_the_processor_and_reports_its_topology() {
     assert_eq!(cpu.cpuid(0x9000_0000, 0), cpu.cpuid(0x1f, 0));
     assert_eq!(cpu.ram.load::<u8>(DATA), 0);
 }
+
+/// A feature bit is set exactly when its instruction is not #UD.
+#[test]
+fn cpuid_reports_the_instructions_that_execute() {
+    // Leaf, register (EAX to EDX), bit, an instruction of the feature with its operand at RBX.
+    let table: [(u32, usize, u32, &[u8]); 29] = [
+        (1, 2, 0, &[0xf2, 0x0f, 0xd0, 0xc1]),        // SSE3: ADDSUBPS
+        (1, 2, 3, &[0x0f, 0x01, 0xc8]),              // MONITOR
+        (1, 2, 5, &[0x0f, 0x78, 0xc0]),              // VMX: VMREAD, #UD outside VMX operation
+        (1, 2, 9, &[0x66, 0x0f, 0x38, 0x00, 0xc1]),  // SSSE3: PSHUFB
+        (1, 2, 12, &[0xc4, 0xe2, 0xf1, 0x98, 0xc2]), // FMA
+        (1, 2, 13, &[0x48, 0x0f, 0xc7, 0x0b]),       // CMPXCHG16B
+        (1, 2, 19, &[0x66, 0x0f, 0x38, 0x17, 0xc1]), // SSE4.1: PTEST
+        (1, 2, 20, &[0xf2, 0x0f, 0x38, 0xf0, 0xc1]), // SSE4.2: CRC32
+        (1, 2, 22, &[0x0f, 0x38, 0xf0, 0x03]),       // MOVBE
+        (1, 2, 23, &[0xf3, 0x0f, 0xb8, 0xc1]),       // POPCNT
+        (1, 2, 26, &[0x0f, 0xae, 0x23]),             // XSAVE
+        (1, 2, 28, &[0xc5, 0xf8, 0x58, 0xc1]),       // AVX
+        (1, 2, 30, &[0x0f, 0xc7, 0xf0]),             // RDRAND
+        (1, 3, 4, &[0x0f, 0x31]),                    // TSC
+        (1, 3, 8, &[0x0f, 0xc7, 0x0b]),              // CMPXCHG8B
+        (1, 3, 15, &[0x0f, 0x44, 0xc1]),             // CMOV
+        (1, 3, 19, &[0x0f, 0xae, 0x3b]),             // CLFLUSH
+        (1, 3, 23, &[0x0f, 0xfc, 0xc1]),             // MMX: PADDB
+        (1, 3, 24, &[0x0f, 0xae, 0x03]),             // FXSAVE
+        (1, 3, 25, &[0x0f, 0x58, 0xc1]),             // SSE: ADDPS
+        (1, 3, 26, &[0x66, 0x0f, 0x58, 0xc1]),       // SSE2: ADDPD
+        (7, 1, 3, &[0xc4, 0xe2, 0x70, 0xf2, 0xc2]),  // BMI1: ANDN
+        (7, 1, 18, &[0x0f, 0xc7, 0xf8]),             // RDSEED
+        (7, 1, 20, &[0x0f, 0x01, 0xca]),             // SMAP: CLAC
+        (7, 1, 10, &[0x66, 0x0f, 0x38, 0x82, 0x03]), // INVPCID
+        (7, 2, 22, &[0xf3, 0x0f, 0xc7, 0xf8]),       // RDPID
+        (0x8000_0001, 2, 0, &[0x9f]),                // LAHF
+        (0x8000_0001, 2, 8, &[0x0f, 0x0d, 0x0b]),    // PREFETCHW
+        (0x8000_0001, 3, 27, &[0x0f, 0x01, 0xf9]),   // RDTSCP
+    ];
+    for (leaf, register, bit, code) in table {
+        let mut processor = kernel(code);
+        processor.cpu.registers[3] = DATA;
+        let answer = processor.cpu.cpuid(leaf, 0);
+        let words = [answer.eax, answer.ebx, answer.ecx, answer.edx];
+        let offered = words[register] >> bit & 1 != 0;
+        let fault = fault_of(&mut processor).map(|fault| fault.0);
+        if (register, bit) == (2, 5) {
+            assert!(offered && fault == Some(6));
+            continue;
+        }
+        let expected = if offered { None } else { Some(6) };
+        assert_eq!(fault, expected, "leaf {leaf:x} bit {bit}: {code:x?}");
+    }
+}

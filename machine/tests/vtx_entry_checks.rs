@@ -13,6 +13,8 @@ use posthaste_machine::cpu::model::VirtualizationLevel as L;
 use vmx::*;
 
 type Change = fn(&mut Guest);
+/// What is broken, in which VMCS, and how.
+type Case = (&'static str, fn() -> Guest, Change);
 
 /// A VMCS with most features on.
 fn full() -> Guest {
@@ -67,7 +69,7 @@ fn accepted(base: fn() -> Guest, name: &str, change: Change) {
 // SDM 26.2.1.1; ipi-virtualization.md A7.
 #[test]
 fn execution_controls() {
-    let table: &[(&str, fn() -> Guest, Change)] = &[
+    let table: &[Case] = &[
         ("a pin-based control that must be 1", plain, |g| {
             g.set(vmcs::PIN_BASED_CONTROLS, 0);
         }),
@@ -220,7 +222,7 @@ fn execution_controls() {
 
 #[test]
 fn execution_controls_that_are_legal() {
-    let table: &[(&str, fn() -> Guest, Change)] = &[
+    let table: &[Case] = &[
         ("everything", full, |_| {}),
         ("TPR threshold as high as VTPR", shadow, |g| {
             g.set_virtual_apic(0x80, 0x4f);

@@ -283,7 +283,7 @@ impl Cpu {
         let frame = offset & !0xfff;
         if self.platform.code_map.clear(frame) {
             self.stale_code.push(frame);
-            self.ops_left = 0;
+            self.look_at_events();
             self.platform
                 .tell_others(self.index, crate::platform::Notice::StaleCode(frame));
         }

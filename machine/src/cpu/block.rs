@@ -9,13 +9,15 @@ use super::{
     paging::Place,
     raise::Raised,
     segment::register,
-    tlb::Access,
+    tlb::{Access, Tlb},
 };
 
 /// Instructions in a block at most.
 const LONGEST_BLOCK: usize = 32;
 /// Slots of the direct-mapped cache.
 const SLOTS: usize = 1 << 15;
+/// Entries of the cache by linear address.
+const JUMPS: usize = 1 << 12;
 /// Instructions kept at most (32 bytes each); beyond that everything is dropped.
 const CAPACITY: usize = 1 << 17;
 
@@ -27,9 +29,27 @@ struct Slot {
     length: u32,
 }
 
+/// Where 64-bit code went before: a linear address and the block there.
+#[derive(Clone, Copy)]
+struct Jump {
+    rip: u64,
+    /// The translation cache's fetch key under which this holds.
+    key: u64,
+    start: u32,
+    length: u32,
+}
+
+const NO_JUMP: Jump = Jump {
+    rip: 0,
+    key: u64::MAX,
+    start: 0,
+    length: 0,
+};
+
 /// The block cache of one processor.
 pub struct Blocks {
-    slots: Box<[Slot]>,
+    slots: Box<[Slot; SLOTS]>,
+    jumps: Box<[Jump; JUMPS]>,
     ops: Vec<Op>,
     /// Slots in use by RAM frame.
     by_frame: HashMap<u64, Vec<u32>>,
@@ -54,7 +74,8 @@ pub enum Block {
 impl Default for Blocks {
     fn default() -> Self {
         Self {
-            slots: vec![Slot::default(); SLOTS].into_boxed_slice(),
+            slots: Box::new([Slot::default(); SLOTS]),
+            jumps: Box::new([NO_JUMP; JUMPS]),
             ops: Vec::new(),
             by_frame: HashMap::new(),
             single: [super::execute::INVALID],
@@ -75,8 +96,9 @@ impl Blocks {
         }
     }
 
-    /// Drops the blocks of one RAM frame.
-    pub fn drop_frame(&mut self, frame: u64) {
+    /// Drops the blocks of one RAM frame, of the processor whose translations are `tlb`.
+    pub fn drop_frame(&mut self, frame: u64, tlb: &mut Tlb) {
+        tlb.invalidate_fetches();
         for index in self.by_frame.remove(&frame).unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(index as usize)
                 && slot.key.wrapping_sub(1) >> 2 & !0xfff == frame
@@ -86,15 +108,44 @@ impl Blocks {
         }
     }
 
-    fn drop_all(&mut self) {
+    fn drop_all(&mut self, tlb: &mut Tlb) {
+        tlb.invalidate_fetches();
         self.slots.fill(Slot::default());
         self.ops.clear();
         self.by_frame.clear();
     }
 
     /// The block at the processor's RIP, decoded if it is not cached.
-    #[inline]
+    #[inline(always)]
     pub fn at_rip(&mut self, cpu: &mut Cpu) -> Result<Block, Raised> {
+        let rip = cpu.rip();
+        let jump = &self.jumps[(rip ^ rip >> 12) as usize % JUMPS];
+        if jump.rip == rip && cpu.mode_64 && jump.key == cpu.tlb.fetch_key(cpu.privilege()) {
+            return Ok(Block::Cached {
+                start: jump.start,
+                length: jump.length,
+            });
+        }
+        self.at_new_rip(cpu, rip)
+    }
+
+    #[inline(never)]
+    fn at_new_rip(&mut self, cpu: &mut Cpu, rip: u64) -> Result<Block, Raised> {
+        let block = self.by_physical_address(cpu)?;
+        if let Block::Cached { start, length } = block
+            && cpu.mode_64
+        {
+            self.jumps[(rip ^ rip >> 12) as usize % JUMPS] = Jump {
+                rip,
+                key: cpu.tlb.fetch_key(cpu.privilege()),
+                start,
+                length,
+            };
+        }
+        Ok(block)
+    }
+
+    fn by_physical_address(&mut self, cpu: &mut Cpu) -> Result<Block, Raised> {
         let offset = cpu.fetch_place()?;
         let Some(offset) = offset else {
             return self.spanning(cpu);
@@ -125,7 +176,7 @@ impl Blocks {
         let frame = offset & !0xfff;
         cpu.keep_code_of(frame);
         if self.ops.len() + LONGEST_BLOCK > CAPACITY {
-            self.drop_all();
+            self.drop_all(&mut cpu.tlb);
         }
         let start = self.ops.len();
         let mut bytes = [0; 4096];

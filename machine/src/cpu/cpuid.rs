@@ -26,7 +26,6 @@ mod leaf_1_ecx {
     pub(super) const VMX: u32 = 1 << 5;
     pub(super) const CMPXCHG16B: u32 = 1 << 13;
     pub(super) const X2APIC: u32 = 1 << 21;
-    pub(super) const MOVBE: u32 = 1 << 22;
     pub(super) const POPCNT: u32 = 1 << 23;
     pub(super) const TSC_DEADLINE: u32 = 1 << 24;
     pub(super) const RDRAND: u32 = 1 << 30;
@@ -106,9 +105,9 @@ impl Cpu {
                 eax: 1 << 2,
                 ..Leaf::default()
             },
-            // FSGSBASE, TSC_ADJUST, SMEP; UMIP.
+            // FSGSBASE, TSC_ADJUST, SMEP, RDSEED; UMIP.
             7 if subleaf == 0 => Leaf {
-                ebx: 1 << 0 | 1 << 1 | 1 << 7,
+                ebx: 1 << 0 | 1 << 1 | 1 << 7 | 1 << 18,
                 ecx: 1 << 2,
                 ..Leaf::default()
             },
@@ -136,8 +135,7 @@ impl Cpu {
         use leaf_1_ecx as c;
         use leaf_1_edx as d;
         let count = self.processor_count();
-        let mut ecx =
-            c::CMPXCHG16B | c::X2APIC | c::MOVBE | c::POPCNT | c::TSC_DEADLINE | c::RDRAND;
+        let mut ecx = c::CMPXCHG16B | c::X2APIC | c::POPCNT | c::TSC_DEADLINE | c::RDRAND;
         if self.model.offers_vmx() {
             ecx |= c::VMX;
         }
@@ -216,10 +214,10 @@ impl Cpu {
                 eax: HIGHEST_EXTENDED,
                 ..Leaf::default()
             },
-            // LAHF in 64-bit mode; SYSCALL (reported only where it works), execute-disable, 1-GByte
+            // LAHF in 64-bit mode, PREFETCHW; SYSCALL (reported only where it works), execute-disable, 1-GByte
             // pages, RDTSCP, Intel 64.
             0x8000_0001 => Leaf {
-                ecx: 1,
+                ecx: 1 | 1 << 8,
                 edx: u32::from(self.mode_64) << 11
                     | 1 << 20
                     | u32::from(self.model.pages_1g) << 26

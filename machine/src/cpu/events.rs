@@ -15,10 +15,7 @@ impl Cpu {
     /// Whether somebody else put something before this processor.
     #[inline(always)]
     pub fn attention(&self) -> bool {
-        self.platform
-            .inboxes
-            .get(self.index)
-            .is_some_and(|inbox| inbox.mailbox.attention())
+        self.inbox.mailbox.attention()
     }
 
     /// The virtual time of the next event that this processor causes itself, whatever it does
@@ -46,7 +43,9 @@ impl Cpu {
         if self.vmx.non_root {
             // Every event may leave the guest or wake it; then the next one is looked at.
             while self.vmx.non_root && vtx::events::process(self) == Processed::Something {}
-            if !self.vmx.non_root {
+            if self.vmx.non_root {
+                self.take_instruction_breakpoint();
+            } else {
                 self.check_events = true;
             }
         } else {
@@ -75,10 +74,7 @@ impl Cpu {
 
     fn take_inbox(&mut self) {
         let platform = self.platform.clone();
-        let Some(inbox) = platform.inboxes.get(self.index) else {
-            return;
-        };
-        let taken = inbox.mailbox.take();
+        let taken = self.inbox.mailbox.take();
         for notice in platform.take_notices(self.index) {
             match notice {
                 Notice::StaleCode(frame) => self.stale_code.push(frame),
@@ -122,6 +118,10 @@ impl Cpu {
         if self.take_non_maskable_interrupt() || self.take_maskable_interrupt() {
             return;
         }
+        self.take_instruction_breakpoint();
+    }
+
+    fn take_instruction_breakpoint(&mut self) {
         if self.activity == Activity::Active
             && self.breakpoints_enabled()
             && let Some(detail) = self.instruction_breakpoint()

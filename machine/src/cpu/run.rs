@@ -46,47 +46,69 @@ impl Processor {
             if self.cpu.instructions >= self.cpu.slice_end {
                 return Stop::SliceEnd;
             }
-            self.block();
+            if self.cpu.stepwise {
+                self.step();
+            } else {
+                self.block();
+            }
         }
     }
 
     fn events(&mut self) -> Option<Stop> {
         let stop = self.cpu.process_events();
         while let Some(frame) = self.cpu.stale_code.pop() {
-            self.blocks.drop_frame(frame);
+            self.blocks.drop_frame(frame, &mut self.cpu.tlb);
         }
+        self.cpu.stepwise = self.cpu.needs_steps();
         stop
     }
 
+    /// Executes one block.
     #[inline(always)]
     fn block(&mut self) {
+        let Self { cpu, blocks } = self;
+        let block = match blocks.at_rip(cpu) {
+            Ok(block) => block,
+            Err(_raised) => return cpu.fetch_raised(),
+        };
+        cpu.leave_block = false;
+        let mut instructions = cpu.instructions;
+        let mut rip = cpu.rip();
+        // Within a block control goes straight on, so RIP and the count are known here; they are
+        // stored before each instruction for those that look at them.
+        for op in blocks.ops(block) {
+            instructions += 1;
+            cpu.instructions = instructions;
+            cpu.instruction_start = rip;
+            rip = rip.wrapping_add(u64::from(op.length));
+            cpu.set_rip(rip);
+            if (op.execute)(cpu, op).is_err() {
+                return cpu.handle_raised();
+            }
+            if cpu.leave_block {
+                return;
+            }
+        }
+    }
+
+    /// Executes one instruction where each is followed by something: an interrupt shadow that ends,
+    /// a trap, RF that is cleared, a breakpoint or the monitor trap flag that is looked at.
+    #[cold]
+    #[inline(never)]
+    fn step(&mut self) {
         let Self { cpu, blocks } = self;
         let shadowed = cpu.inhibit != Inhibit::None;
         let trapped = cpu.system_flags & rflags::TF != 0;
         let resumed = cpu.system_flags & rflags::RF != 0;
+        cpu.check_events = true;
         let block = match blocks.at_rip(cpu) {
             Ok(block) => block,
-            Err(_raised) => {
-                // A fetch that faults counts as an instruction, so that a processor that does
-                // nothing but fault does not stop time.
-                cpu.instructions += 1;
-                cpu.instruction_start = cpu.rip();
-                cpu.handle_raised();
-                return;
-            }
+            Err(_raised) => return cpu.fetch_raised(),
         };
-        let ops = blocks.ops(block);
-        cpu.ops_left =
-            if shadowed || trapped || resumed || cpu.single_step || cpu.breakpoints_enabled() {
-                1
-            } else {
-                ops.len() as u32
-            };
         cpu.inhibit_expires = shadowed;
         cpu.resume_expires = resumed;
         let mut completed = true;
-        for op in ops {
-            cpu.ops_left -= 1;
+        if let Some(op) = blocks.ops(block).first() {
             cpu.instructions += 1;
             let start = cpu.rip();
             cpu.instruction_start = start;
@@ -96,15 +118,10 @@ impl Processor {
                 // exception instead of completing has none.
                 completed = matches!(cpu.pending, Pending::Again);
                 cpu.handle_raised();
-                break;
-            }
-            if cpu.ops_left == 0 {
-                break;
             }
         }
         if shadowed && cpu.inhibit_expires {
             cpu.inhibit = Inhibit::None;
-            cpu.check_events = true;
         }
         if resumed && cpu.resume_expires {
             cpu.system_flags &= !rflags::RF;
@@ -113,23 +130,33 @@ impl Processor {
             // SDM 30.4.3.2: APIC-write emulation comes before every other event.
             let steps = trapped && completed && !cpu.trap_suppressed;
             completed &= crate::vtx::events::complete_before_trap(cpu, steps);
-            cpu.check_events = true;
         }
         if trapped && completed {
             cpu.single_step_trap();
-        }
-        if cpu.breakpoints_enabled() || cpu.single_step {
-            cpu.check_events = true;
-        }
-        if !cpu.stale_code.is_empty() {
-            while let Some(frame) = cpu.stale_code.pop() {
-                blocks.drop_frame(frame);
-            }
         }
     }
 }
 
 impl Cpu {
+    /// Whether something must be done after each instruction. Whatever makes it true has events
+    /// looked at, and so this asked, before the next instruction.
+    fn needs_steps(&self) -> bool {
+        self.inhibit != Inhibit::None
+            || self.system_flags & (rflags::TF | rflags::RF) != 0
+            || self.single_step
+            || self.breakpoints_enabled()
+    }
+
+    /// Deals with a fault of the instruction fetch.
+    #[cold]
+    fn fetch_raised(&mut self) {
+        // It counts as an instruction, so that a processor that does nothing but fault does not
+        // stop time.
+        self.instructions += 1;
+        self.instruction_start = self.rip();
+        self.handle_raised();
+    }
+
     /// Deals with the reason why the last instruction did not complete.
     #[cold]
     pub fn handle_raised(&mut self) {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     memory::Ram,
-    platform::Platform,
+    platform::{Inbox, Platform},
     schedule::Clock,
     trace::{Counters, Event, Snapshot, Trace},
     vtx::Vmx,
@@ -116,8 +116,10 @@ pub struct Cpu {
     pub mode_64: bool,
     /// Current privilege level.
     pub cpl: u8,
-    /// Number of instructions left in the block; 0 ends it.
-    pub ops_left: u32,
+    /// The block ends after the current instruction.
+    pub leave_block: bool,
+    /// Instructions are executed one at a time, each followed by a look at events.
+    pub stepwise: bool,
     /// Events must be looked at before the next block.
     pub check_events: bool,
     /// Interrupt shadow.
@@ -206,6 +208,8 @@ pub struct Cpu {
     pub stale_code: Vec<u64>,
     /// Number of this processor, from 0; equal to its initial APIC ID.
     pub index: usize,
+    /// What others put before this processor.
+    pub inbox: Arc<Inbox>,
     /// The rest of the machine.
     pub platform: Arc<Platform>,
     /// What kind of processor this is.
@@ -224,7 +228,8 @@ impl Cpu {
             segments: [Segment::unusable(0); 8],
             mode_64: false,
             cpl: 0,
-            ops_left: 0,
+            leave_block: false,
+            stepwise: false,
             check_events: true,
             inhibit: Inhibit::None,
             inhibit_expires: false,
@@ -277,6 +282,7 @@ impl Cpu {
             trace: Trace::default(),
             stale_code: Vec::new(),
             index,
+            inbox: platform.inboxes.get(index).cloned().unwrap_or_default(),
             platform,
             model,
         };
@@ -354,7 +360,7 @@ impl Cpu {
     #[inline(always)]
     pub fn look_at_events(&mut self) {
         self.check_events = true;
-        self.ops_left = 0;
+        self.leave_block = true;
     }
 
     /// Whether protected mode is on.

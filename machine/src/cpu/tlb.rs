@@ -43,11 +43,13 @@ struct Entry {
 
 /// The translation cache of one processor.
 pub struct Tlb {
-    entries: [Box<[Entry]>; 2],
+    entries: [Box<[Entry; ENTRIES]>; 2],
     context: u64,
     last_context: u64,
     /// Number of times that context numbers began anew.
     epoch: u64,
+    /// Number of invalidations other than by a fresh context.
+    invalidations: u64,
 }
 
 /// A context of the cache, to come back to.
@@ -60,22 +62,21 @@ pub struct Context {
 impl Default for Tlb {
     fn default() -> Self {
         let array = || {
-            vec![
-                Entry {
+            Box::new(
+                [Entry {
                     read: INVALID,
                     write: INVALID,
                     execute: INVALID,
-                    frame: 0
-                };
-                ENTRIES
-            ]
-            .into_boxed_slice()
+                    frame: 0,
+                }; ENTRIES],
+            )
         };
         Self {
             entries: [array(), array()],
             context: 0,
             last_context: 0,
             epoch: 1,
+            invalidations: 0,
         }
     }
 }
@@ -134,8 +135,22 @@ impl Tlb {
         };
     }
 
+    /// A number that stays the same for as long as every translation that was cached for
+    /// instruction fetches may still be used: a change of context changes it, and so does any
+    /// invalidation.
+    #[inline(always)]
+    pub fn fetch_key(&self, privilege: Privilege) -> u64 {
+        self.invalidations << 13 | self.context << 1 | privilege as u64
+    }
+
+    /// Makes every [fetch key](Self::fetch_key) handed out before worthless.
+    pub fn invalidate_fetches(&mut self) {
+        self.invalidations += 1;
+    }
+
     /// Drops the translations of one linear page, in the current context.
     pub fn flush_page(&mut self, linear: u64) {
+        self.invalidate_fetches();
         for array in &mut self.entries {
             let entry = &mut array[(linear >> 12) as usize % ENTRIES];
             entry.read = INVALID;
@@ -166,6 +181,7 @@ impl Tlb {
         self.last_context = 0;
         self.context = 0;
         self.epoch += 1;
+        self.invalidate_fetches();
     }
 
     /// Drops the right to write directly to the RAM frame at `frame`, or to any frame, because

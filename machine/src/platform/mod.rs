@@ -7,7 +7,7 @@ mod outcome;
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use apic::mailbox::InterruptMailbox;
 use apic::routing::Identity;
@@ -64,7 +64,7 @@ pub struct Platform {
     /// Frames of which decoded instructions are kept.
     pub code_map: CodeMap,
     /// One inbox a processor.
-    pub inboxes: Box<[Inbox]>,
+    pub inboxes: Box<[Arc<Inbox>]>,
     pc: Mutex<Pc>,
     /// When a device does something by itself next, in nanoseconds; `u64::MAX` for never.
     pub next_device_event: AtomicU64,
@@ -87,7 +87,7 @@ impl Platform {
         Self {
             code_map: CodeMap::new(ram.size()),
             ram,
-            inboxes: identities.iter().map(|_| Inbox::default()).collect(),
+            inboxes: identities.iter().map(|_| Arc::default()).collect(),
             pc: Mutex::new(pc),
             next_device_event: AtomicU64::new(0),
             identities: Mutex::new(identities),

@@ -40,6 +40,7 @@ pub fn enter(cpu: &mut Cpu) -> Result<(), u32> {
         cpu.vmx.last_violation = Some(violation);
         return Err(instruction_error::ENTRY_INVALID_HOST_STATE);
     }
+    cpu.vmx.controls = controls;
     // SDM 26.3.1.5, 26.8: from here on failure loads the host state.
     if let Err(violation) = entry_checks::guest_state::check(cpu, region, &controls) {
         exit::entry_failure(cpu, ExitReason::EntryFailureGuestState, violation);
@@ -57,7 +58,6 @@ pub fn enter(cpu: &mut Cpu) -> Result<(), u32> {
         return Ok(());
     }
     set_launch_state(&cpu.ram, region, LaunchState::Launched);
-    cpu.vmx.controls = controls;
     cpu.vmx.non_root = true;
     cpu.vmx.ept_in_use = controls.ept();
     cpu.vmx.apic_access_in_use = controls.virtualize_apic_accesses();

@@ -39,6 +39,7 @@ pub fn exit(cpu: &mut Cpu, exit: VmExit) {
         qualification: exit.qualification,
         rip,
     });
+    let exit = with_nmi_unblocking(cpu, exit);
     record(cpu, &exit);
     save_guest_state(cpu, &exit);
     let stored = msr_areas::store_on_exit(cpu);
@@ -54,6 +55,25 @@ pub fn exit(cpu: &mut Cpu, exit: VmExit) {
     {
         // SDM 27.5.5: an NMI that causes the exit blocks further ones.
         cpu.nmi_blocked = true;
+    }
+}
+
+/// Marks an exit that an IRET caused after it ended the blocking of NMIs (SDM 27.2.3).
+fn with_nmi_unblocking(cpu: &Cpu, exit: VmExit) -> VmExit {
+    const UNBLOCKED: u32 = InterruptionInformation::NMI_UNBLOCKING;
+    if cpu.vmx.nmi_unblocked_by != Some(cpu.instructions) || cpu.delivering.is_some() {
+        return exit;
+    }
+    match exit.reason {
+        ExitReason::ExceptionOrNmi => {
+            let (information, error_code) = exit.interruption;
+            exit.with_interruption(information | UNBLOCKED, error_code)
+        }
+        ExitReason::EptViolation => VmExit {
+            qualification: exit.qualification | u64::from(UNBLOCKED),
+            ..exit
+        },
+        _ => exit,
     }
 }
 
@@ -319,7 +339,7 @@ fn abort(cpu: &mut Cpu, code: u32) {
 
 // SDM 27.5 Loading Host State
 fn load_host_state(cpu: &mut Cpu) {
-    let controls = super::controls::Controls::read(&cpu.ram, cpu.vmx.region);
+    let controls = cpu.vmx.controls;
     let host_64 = controls.exit(exit_control::HOST_ADDRESS_SPACE_SIZE);
     // SDM 27.5.1 Loading Host Control Registers, Debug Registers, MSRs
     const KEPT: u64 = cr0::ET | cr0::CD | cr0::NW;

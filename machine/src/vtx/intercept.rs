@@ -5,7 +5,7 @@
 
 use arch::{
     exit::ExitReason,
-    vmx_control::{primary, secondary},
+    vmx_control::{pin, primary, secondary},
 };
 
 use super::{VmExit, instruction_information as information};
@@ -262,9 +262,15 @@ pub fn block_nmi(cpu: &mut Cpu) {
 /// IRET ends the blocking of NMIs (SDM 25.3): of virtual ones if they are in use, of none if NMIs
 /// leave the guest.
 pub fn unblock_nmi(cpu: &mut Cpu) {
-    if !cpu.vmx.non_root || !cpu.vmx.controls.pin(arch::vmx_control::pin::NMI_EXITING) {
-        cpu.nmi_blocked = false;
+    let exiting = cpu.vmx.non_root && cpu.vmx.controls.pin(pin::NMI_EXITING);
+    let unblocked = if !exiting {
+        std::mem::take(&mut cpu.nmi_blocked)
     } else if cpu.vmx.controls.virtual_nmis() {
-        cpu.vmx.virtual_nmi_blocked = false;
+        std::mem::take(&mut cpu.vmx.virtual_nmi_blocked)
+    } else {
+        false
+    };
+    if unblocked {
+        cpu.vmx.nmi_unblocked_by = Some(cpu.instructions);
     }
 }

@@ -134,6 +134,8 @@ pub struct Vmx {
     pub instruction_length: u8,
     /// Virtual-NMI blocking (SDM 24.6.1, "virtual NMIs").
     pub virtual_nmi_blocked: bool,
+    /// [`Cpu::instructions`] at the IRET that ended the blocking of (virtual) NMIs.
+    pub nmi_unblocked_by: Option<u64>,
     /// Debug exceptions that wait for delivery (SDM 24.4.2).
     pub pending_debug: u64,
     /// The event that is being delivered was injected by VM entry: exception bitmap and gate
@@ -172,6 +174,7 @@ impl Default for Vmx {
             guest_physical: 0,
             instruction_length: 0,
             virtual_nmi_blocked: false,
+            nmi_unblocked_by: None,
             pending_debug: 0,
             injecting: false,
             monitor_trap_pending: false,

@@ -80,6 +80,8 @@ fn system_call(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     let target = cpu.msrs.lstar;
     cpu.set_rip(target);
     cpu.set_rflags(flags & !cpu.msrs.fmask & !rflags::RF);
+    // With TF masked, a program that single-steps is not trapped inside the system.
+    cpu.trap_suppressed = cpu.system_flags & rflags::TF == 0;
     let cs = (cpu.msrs.star >> 32) as u16 & !RPL;
     load_flat(cpu, cs, cs.wrapping_add(8), 0, CodeSize::Bits64);
     cpu.refresh_mode();

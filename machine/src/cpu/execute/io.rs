@@ -155,7 +155,7 @@ fn finish<T: Word>(cpu: &mut Cpu, op: &Op, index: usize) {
         if count != 0 {
             let start = cpu.instruction_start;
             cpu.set_rip(start);
-            cpu.ops_left = 0;
+            cpu.leave_block = true;
         }
     }
 }
