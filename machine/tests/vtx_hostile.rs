@@ -47,7 +47,7 @@ fn build(random: &mut Random) -> Guest {
         1 => guest.with_xapic().with_posted_interrupts(),
         _ => guest.with_ept(),
     };
-    if random.next() % 2 == 0 {
+    if random.next().is_multiple_of(2) {
         guest.add_secondary(secondary::ENABLE_VPID);
         guest.set(vmcs::VIRTUAL_PROCESSOR_IDENTIFIER, 3);
     }
@@ -79,7 +79,7 @@ fn random_vmcs_contents_and_guest_code() {
             EPT,
             EPT + 0x3000,
         ] {
-            if random.next() % 4 == 0 {
+            if random.next().is_multiple_of(4) {
                 let at = page + random.next() % 4096 & !7;
                 let value = random.value(guest.ram().load(at));
                 guest.ram().store(at, value);
