@@ -50,6 +50,8 @@ struct Page {
     write: bool,
     /// Fetches at this privilege are permitted.
     execute: bool,
+    /// Bits of the linear address that the page does not translate.
+    offset: u64,
 }
 
 impl Cpu {
@@ -78,6 +80,7 @@ impl Cpu {
             return Ok(Place::Device(host.physical));
         }
         let frame = offset & !0xfff;
+        self.tlb.note_page_size(linear, page.offset);
         self.tlb.insert(
             linear,
             frame,
@@ -97,39 +100,15 @@ impl Cpu {
                 physical: linear,
                 write: true,
                 execute: true,
+                offset: 0xfff,
             });
         }
         if self.ia32e_mode() {
-            self.walk_4_level(linear, access, privilege)
+            self.walk_wide(self.cr3, 39, linear, access, privilege)
         } else if self.cr4 & cr4::PAE != 0 {
             self.walk_pae(linear, access, privilege)
         } else {
             self.walk_32_bit(linear, access, privilege)
-        }
-    }
-
-    // SDM 4.5 4-level paging
-    fn walk_4_level(
-        &mut self,
-        linear: u64,
-        access: Access,
-        privilege: Privilege,
-    ) -> Result<Page, Raised> {
-        let mut table = self.cr3 & self.model.physical_mask() & !0xfff;
-        let mut combined = WRITABLE | USER;
-        let mut shift = 39;
-        loop {
-            let address = table + (linear >> shift & 0x1ff) * 8;
-            let entry = self.read_entry::<u64>(address, linear)?;
-            let leaf = shift == 12 || shift < 39 && entry & PAGE_SIZE != 0;
-            self.check_entry(entry, leaf, shift, linear, access, privilege)?;
-            combined = combined & entry | (combined | entry) & EXECUTE_DISABLE;
-            if leaf {
-                return self.leaf(address, entry, combined, shift, linear, access, privilege);
-            }
-            self.set_entry_bits::<u64>(address, entry, ACCESSED, linear)?;
-            table = entry & self.model.physical_mask() & !0xfff;
-            shift -= 9;
         }
     }
 
@@ -144,13 +123,25 @@ impl Cpu {
         if pdpte & PRESENT == 0 {
             return Err(self.paging_fault(linear, access, privilege, 0));
         }
-        let mut table = pdpte & self.model.physical_mask() & !0xfff;
+        self.walk_wide(pdpte, 21, linear, access, privilege)
+    }
+
+    /// The levels with 8-byte entries (SDM 4.4 PAE paging, 4.5 4-level paging), from the table that
+    /// `pointer` names and that bits `shift` and up of the linear address index.
+    fn walk_wide(
+        &mut self,
+        pointer: u64,
+        mut shift: u32,
+        linear: u64,
+        access: Access,
+        privilege: Privilege,
+    ) -> Result<Page, Raised> {
+        let mut table = pointer & self.model.physical_mask() & !0xfff;
         let mut combined = WRITABLE | USER;
-        let mut shift = 21;
         loop {
             let address = table + (linear >> shift & 0x1ff) * 8;
             let entry = self.read_entry::<u64>(address, linear)?;
-            let leaf = shift == 12 || entry & PAGE_SIZE != 0;
+            let leaf = shift == 12 || shift < 39 && entry & PAGE_SIZE != 0;
             self.check_entry(entry, leaf, shift, linear, access, privilege)?;
             combined = combined & entry | (combined | entry) & EXECUTE_DISABLE;
             if leaf {
@@ -191,6 +182,7 @@ impl Cpu {
                 physical: base | linear & 0x3f_ffff,
                 write: write && dirty,
                 execute: true,
+                offset: 0x3f_ffff,
             });
         }
         self.set_entry_bits::<u32>(directory, entry, ACCESSED, linear)?;
@@ -205,6 +197,7 @@ impl Cpu {
             physical: last & 0xffff_f000 | linear & 0xfff,
             write: write && dirty,
             execute: true,
+            offset: 0xfff,
         })
     }
 
@@ -265,6 +258,7 @@ impl Cpu {
                 && !(privilege == Privilege::Supervisor
                     && combined & USER != 0
                     && self.cr4 & cr4::SMEP != 0),
+            offset,
         })
     }
 

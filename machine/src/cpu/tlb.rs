@@ -50,6 +50,38 @@ pub struct Tlb {
     epoch: u64,
     /// Number of invalidations other than by a fresh context.
     invalidations: u64,
+    /// The linear addresses of the large pages of which the current context has pieces.
+    large_pages: LargePages,
+}
+
+/// A range that covers every large page cached in a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LargePages {
+    first: u64,
+    last: u64,
+}
+
+impl LargePages {
+    const NONE: Self = Self { first: 1, last: 0 };
+
+    fn contains(self, linear: u64) -> bool {
+        self.first <= linear && linear <= self.last
+    }
+
+    fn cover(&mut self, first: u64, last: u64) {
+        if *self == Self::NONE {
+            *self = Self { first, last };
+        } else {
+            self.first = self.first.min(first);
+            self.last = self.last.max(last);
+        }
+    }
+}
+
+impl Default for LargePages {
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 /// A context of the cache, to come back to.
@@ -57,6 +89,7 @@ pub struct Tlb {
 pub struct Context {
     number: u64,
     epoch: u64,
+    large_pages: LargePages,
 }
 
 impl Default for Tlb {
@@ -77,6 +110,7 @@ impl Default for Tlb {
             last_context: 0,
             epoch: 1,
             invalidations: 0,
+            large_pages: LargePages::NONE,
         }
     }
 }
@@ -148,8 +182,20 @@ impl Tlb {
         self.invalidations += 1;
     }
 
-    /// Drops the translations of one linear page, in the current context.
+    /// Says that the page of `linear`, about to be inserted in pieces of 4 KBytes, leaves the bits of
+    /// `offset` untranslated.
+    pub fn note_page_size(&mut self, linear: u64, offset: u64) {
+        if offset > 0xfff {
+            self.large_pages.cover(linear & !offset, linear | offset);
+        }
+    }
+
+    /// Drops the translations of the page at `linear`, in the current context (SDM 4.10.4.1). If it
+    /// may be part of a large page, of which there are pieces elsewhere, everything goes.
     pub fn flush_page(&mut self, linear: u64) {
+        if self.large_pages.contains(linear) {
+            return self.flush();
+        }
         self.invalidate_fetches();
         for array in &mut self.entries {
             let entry = &mut array[(linear >> 12) as usize % ENTRIES];
@@ -166,6 +212,7 @@ impl Tlb {
         } else {
             self.last_context += 1;
             self.context = self.last_context;
+            self.large_pages = LargePages::NONE;
         }
     }
 
@@ -180,6 +227,7 @@ impl Tlb {
         }
         self.last_context = 0;
         self.context = 0;
+        self.large_pages = LargePages::NONE;
         self.epoch += 1;
         self.invalidate_fetches();
     }
@@ -201,6 +249,7 @@ impl Tlb {
         Context {
             number: self.context,
             epoch: self.epoch,
+            large_pages: self.large_pages,
         }
     }
 
@@ -208,6 +257,7 @@ impl Tlb {
     pub fn resume(&mut self, context: Context) {
         if context.epoch == self.epoch {
             self.context = context.number;
+            self.large_pages = context.large_pages;
         } else {
             self.flush();
         }
@@ -223,4 +273,51 @@ pub struct Permitted {
     pub write: bool,
     /// Instruction fetches.
     pub execute: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Permitted = Permitted {
+        read: true,
+        write: true,
+        execute: true,
+    };
+
+    fn cached(tlb: &Tlb, linear: u64) -> bool {
+        tlb.lookup::<u8>(linear, Access::Read, Privilege::Supervisor)
+            .is_some()
+    }
+
+    #[test]
+    fn invalidating_a_page_drops_every_piece_of_a_large_page_and_no_more() {
+        let mut tlb = Tlb::default();
+        tlb.note_page_size(0x40_1000, 0x1f_ffff);
+        tlb.insert(0x40_1000, 0x1000, ALL, Privilege::Supervisor);
+        tlb.insert(0x90_0000, 0x2000, ALL, Privilege::Supervisor);
+        tlb.insert(0x90_1000, 0x3000, ALL, Privilege::Supervisor);
+        tlb.flush_page(0x90_0000);
+        assert!(!cached(&tlb, 0x90_0000));
+        assert!(cached(&tlb, 0x90_1000) && cached(&tlb, 0x40_1000));
+        tlb.flush_page(0x5f_f000);
+        assert!(!cached(&tlb, 0x40_1000));
+    }
+
+    #[test]
+    fn a_context_comes_back_with_its_translations_and_its_large_pages() {
+        let mut tlb = Tlb::default();
+        tlb.note_page_size(0x20_0000, 0x1f_ffff);
+        tlb.insert(0x20_0000, 0, ALL, Privilege::Supervisor);
+        let first = tlb.context();
+        tlb.flush();
+        assert!(!cached(&tlb, 0x20_0000));
+        tlb.resume(first);
+        assert!(cached(&tlb, 0x20_0000));
+        tlb.flush_page(0x20_3000);
+        assert!(!cached(&tlb, 0x20_0000));
+        tlb.flush_all();
+        tlb.resume(first);
+        assert!(!cached(&tlb, 0x20_0000));
+    }
 }

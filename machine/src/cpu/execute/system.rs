@@ -469,9 +469,8 @@ fn write_msr(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
 }
 
 impl Cpu {
-    /// Drops what the processor caches of the page at `linear` (SDM 4.10.4.1). The translation cache
-    /// holds large pages in pieces of 4 KBytes, all of which must go.
-    pub fn invalidate_page(&mut self, _linear: u64) {
-        self.tlb.flush();
+    /// Drops what the processor caches of the page at `linear` (SDM 4.10.4.1).
+    pub fn invalidate_page(&mut self, linear: u64) {
+        self.tlb.flush_page(linear);
     }
 }
