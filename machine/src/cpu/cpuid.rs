@@ -23,8 +23,12 @@ const BRAND: &[u8; 48] = b"Posthaste software VT-x processor\0\0\0\0\0\0\0\0\0\0
 
 /// Leaf 1 ECX.
 mod leaf_1_ecx {
+    pub(super) const SSE3: u32 = 1 << 0;
     pub(super) const VMX: u32 = 1 << 5;
+    pub(super) const SSSE3: u32 = 1 << 9;
     pub(super) const CMPXCHG16B: u32 = 1 << 13;
+    pub(super) const SSE4_1: u32 = 1 << 19;
+    pub(super) const SSE4_2: u32 = 1 << 20;
     pub(super) const X2APIC: u32 = 1 << 21;
     pub(super) const POPCNT: u32 = 1 << 23;
     pub(super) const TSC_DEADLINE: u32 = 1 << 24;
@@ -135,7 +139,15 @@ impl Cpu {
         use leaf_1_ecx as c;
         use leaf_1_edx as d;
         let count = self.processor_count();
-        let mut ecx = c::CMPXCHG16B | c::X2APIC | c::POPCNT | c::TSC_DEADLINE | c::RDRAND;
+        let mut ecx = c::SSE3
+            | c::SSSE3
+            | c::CMPXCHG16B
+            | c::SSE4_1
+            | c::SSE4_2
+            | c::X2APIC
+            | c::POPCNT
+            | c::TSC_DEADLINE
+            | c::RDRAND;
         if self.model.offers_vmx() {
             ecx |= c::VMX;
         }

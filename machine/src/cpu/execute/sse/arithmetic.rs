@@ -217,6 +217,38 @@ fn compare_to_flags<B: Binary, S: Source, const UNORDERED: bool>(
     Ok(())
 }
 
+/// ROUND (SDM volume 2, ROUNDPS, table 4-18).
+struct Round;
+
+impl Lane for Round {
+    fn apply<B: Binary>(status: &mut Status, _a: u64, b: u64, code: u8) -> u64 {
+        let rounding = if code & 4 != 0 {
+            status.rounding()
+        } else {
+            Rounding::from_control(code.into())
+        };
+        let number = match status.unpack::<B>(b) {
+            Operand::Nan(nan, signaling) => {
+                if signaling {
+                    status.before |= flag::INVALID;
+                }
+                return nan;
+            }
+            Operand::Number(number, _) => number,
+        };
+        let Some(integral) = float::to_integer(number, rounding) else {
+            return b;
+        };
+        if integral.inexact && code & 8 == 0 {
+            status.after |= flag::PRECISION;
+        }
+        if !integral.inexact && !number.is_zero() {
+            return b;
+        }
+        pack::<B>(Number::scaled(number.negative, integral.magnitude, 0))
+    }
+}
+
 /// How the approximations are rounded: 12 bits keep the relative error below 1.5 * 2^-12 (SDM
 /// volume 2, RCPPS and RSQRTPS), and processors differ in the rest.
 const APPROXIMATION: Format = Format {
@@ -329,6 +361,10 @@ pub(super) fn select(instruction: &Instruction, form: Form) -> Option<Execute> {
         Mnemonic::Cmpsd if instruction.code() == Code::Cmpsd_xmm_xmmm64_imm8 => {
             shapes::<Compare>(Sd, form)
         }
+        Mnemonic::Roundps => shapes::<Round>(Ps, form),
+        Mnemonic::Roundpd => shapes::<Round>(Pd, form),
+        Mnemonic::Roundss => shapes::<Round>(Ss, form),
+        Mnemonic::Roundsd => shapes::<Round>(Sd, form),
         Mnemonic::Rcpps => shapes::<Approximate<false>>(Ps, form),
         Mnemonic::Rcpss => shapes::<Approximate<false>>(Ss, form),
         Mnemonic::Rsqrtps => shapes::<Approximate<true>>(Ps, form),

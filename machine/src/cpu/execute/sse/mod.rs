@@ -2,12 +2,15 @@
 
 mod arithmetic;
 mod convert;
+mod horizontal;
+mod lane;
 mod moves;
 mod number;
 mod packed;
 mod shift;
 mod shuffle;
 mod state;
+mod text;
 
 use arch::control_register::{cr0, cr4};
 use arch::exception as vector;
@@ -235,4 +238,7 @@ pub(super) fn select(instruction: &Instruction, form: Form, _bits: u32) -> Optio
         .or_else(|| arithmetic::select(instruction, form))
         .or_else(|| convert::select(instruction, form))
         .or_else(|| state::select(instruction, form))
+        .or_else(|| horizontal::select(instruction, form))
+        .or_else(|| lane::select(instruction, form))
+        .or_else(|| text::select(instruction, form))
 }

@@ -121,6 +121,23 @@ fn to_general<F: File, T: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised>
     Ok(())
 }
 
+/// MOVDDUP.
+fn duplicate_low<S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    Xmm::enter(cpu)?;
+    let low = u128::from(S::low::<u64>(cpu, op)?);
+    Xmm::store(cpu, op.reg, low << 64 | low);
+    Ok(())
+}
+
+/// MOVSLDUP and MOVSHDUP: each even, or each odd, doubleword twice.
+fn duplicate_singles<S: Source, const ODD: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    const EVEN: u128 = 0xffff_ffff_0000_0000_ffff_ffff;
+    Xmm::enter(cpu)?;
+    let value = S::get::<Xmm>(cpu, op)? >> (32 * ODD) & EVEN;
+    Xmm::store(cpu, op.reg, value << 32 | value);
+    Ok(())
+}
+
 /// MOVDQ2Q.
 fn xmm_to_mmx(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     Xmm::enter(cpu)?;
@@ -211,7 +228,15 @@ pub(super) fn select(instruction: &Instruction, form: Form) -> Option<Execute> {
         (Mnemonic::Movaps | Mnemonic::Movapd | Mnemonic::Movdqa, RegMem) => load::<Xmm, Mem>,
         (Mnemonic::Movaps | Mnemonic::Movapd | Mnemonic::Movdqa, MemReg)
         | (Mnemonic::Movntps | Mnemonic::Movntpd | Mnemonic::Movntdq, MemReg) => store_aligned,
-        (Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu, RegMem) => load_unaligned,
+        (Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu, RegMem)
+        | (Mnemonic::Lddqu, RegMem) => load_unaligned,
+        (Mnemonic::Movntdqa, RegMem) => load::<Xmm, Mem>,
+        (Mnemonic::Movddup, RegReg) => duplicate_low::<Rm>,
+        (Mnemonic::Movddup, RegMem) => duplicate_low::<Mem>,
+        (Mnemonic::Movsldup, RegReg) => duplicate_singles::<Rm, 0>,
+        (Mnemonic::Movsldup, RegMem) => duplicate_singles::<Mem, 0>,
+        (Mnemonic::Movshdup, RegReg) => duplicate_singles::<Rm, 1>,
+        (Mnemonic::Movshdup, RegMem) => duplicate_singles::<Mem, 1>,
         (Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu, MemReg) => store_unaligned,
         (Mnemonic::Movss, RegReg) => merge_32,
         (Mnemonic::Movss, RegMem) => load_low::<Xmm, Mem, u32>,

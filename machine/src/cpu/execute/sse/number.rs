@@ -148,6 +148,11 @@ impl Status {
         }
     }
 
+    /// Whether an exception found so far is not masked.
+    pub(super) fn raises(&self) -> bool {
+        (self.before | self.after) & !(self.mxcsr >> 7) != 0
+    }
+
     /// The host's arithmetic gives what is wanted: round to nearest, everything masked, no
     /// denormals treated as zero or flushed, and an inexact result adds no flag.
     #[inline(always)]

@@ -173,6 +173,73 @@ fn multiply_add(a: u128, b: u128) -> u128 {
     }))
 }
 
+/// PHADD and PHSUB: pairs of words of `a`, then of `b`.
+#[inline(always)]
+fn each_pair_of_words<const BYTES: usize>(a: u128, b: u128, f: impl Fn(i16, i16) -> i16) -> u128 {
+    let (a, b) = (words(a), words(b));
+    let half = BYTES / 4;
+    from_words(from_fn(|i| {
+        let from = if i < half { &a } else { &b };
+        let pair = 2 * (i & (half - 1));
+        f(from[pair] as i16, from[pair + 1] as i16) as u16
+    }))
+}
+
+/// The same for doublewords.
+#[inline(always)]
+fn each_pair_of_doublewords<const BYTES: usize>(
+    a: u128,
+    b: u128,
+    f: impl Fn(u32, u32) -> u32,
+) -> u128 {
+    let (a, b) = (doublewords(a), doublewords(b));
+    let half = BYTES / 8;
+    from_doublewords(from_fn(|i| {
+        let from = if i < half { &a } else { &b };
+        let pair = 2 * (i & (half - 1));
+        f(from[pair], from[pair + 1])
+    }))
+}
+
+/// PMADDUBSW: unsigned bytes of `a` by signed bytes of `b`.
+fn multiply_add_bytes(a: u128, b: u128) -> u128 {
+    let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+    let product = |i: usize| i16::from(a[i]) * i16::from(b[i] as i8);
+    from_words(from_fn(|i| {
+        product(2 * i).saturating_add(product(2 * i + 1)) as u16
+    }))
+}
+
+/// PSHUFB.
+fn shuffle_bytes<const BYTES: usize>(a: u128, b: u128) -> u128 {
+    let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+    u128::from_le_bytes(from_fn(|i| {
+        if b[i] & 0x80 != 0 {
+            0
+        } else {
+            a[b[i] as usize & (BYTES - 1)]
+        }
+    }))
+}
+
+/// PHMINPOSUW: the least word and its place.
+fn least_word(b: u128) -> u128 {
+    let (value, place) = (0..8).fold((u16::MAX, 0), |(least, place), i| {
+        let word = (b >> (16 * i)) as u16;
+        if word < least {
+            (word, i)
+        } else {
+            (least, place)
+        }
+    });
+    u128::from(value) | place << 16
+}
+
+/// PMULHRSW.
+fn rounded_product(a: u16, b: u16) -> u16 {
+    (((product(a, b) >> 14) + 1) >> 1) as u16
+}
+
 macro_rules! operations {
     ($($($mnemonic:ident)|+: |$a:ident, $b:ident, $bytes:ident| $body:expr;)*) => {
         $(operations!(@one $($mnemonic)|+, $a, $b, $bytes, $body);)*
@@ -268,4 +335,35 @@ operations! {
     Punpckhwd: |a, b, n| interleave::<2>(a, b, n / 2);
     Punpckhdq | Unpckhps: |a, b, n| interleave::<4>(a, b, n / 2);
     Punpckhqdq | Unpckhpd: |a, b, n| interleave::<8>(a, b, n / 2);
+    Pabsb: |_a, b, _n| each_byte(b, b, |x, _| (x as i8).unsigned_abs());
+    Pabsw: |_a, b, _n| each_word(b, b, |x, _| (x as i16).unsigned_abs());
+    Pabsd: |_a, b, _n| each_doubleword(b, b, |x, _| (x as i32).unsigned_abs());
+    Phaddw: |a, b, _n| each_pair_of_words::<BYTES>(a, b, i16::wrapping_add);
+    Phaddsw: |a, b, _n| each_pair_of_words::<BYTES>(a, b, i16::saturating_add);
+    Phsubw: |a, b, _n| each_pair_of_words::<BYTES>(a, b, i16::wrapping_sub);
+    Phsubsw: |a, b, _n| each_pair_of_words::<BYTES>(a, b, i16::saturating_sub);
+    Phaddd: |a, b, _n| each_pair_of_doublewords::<BYTES>(a, b, u32::wrapping_add);
+    Phsubd: |a, b, _n| each_pair_of_doublewords::<BYTES>(a, b, u32::wrapping_sub);
+    Pmaddubsw: |a, b, _n| multiply_add_bytes(a, b);
+    Pmulhrsw: |a, b, _n| each_word(a, b, rounded_product);
+    Pshufb: |a, b, _n| shuffle_bytes::<BYTES>(a, b);
+    Psignb: |a, b, _n| each_byte(a, b, |x, y| x.wrapping_mul((y as i8).signum() as u8));
+    Psignw: |a, b, _n| each_word(a, b, |x, y| x.wrapping_mul((y as i16).signum() as u16));
+    Psignd: |a, b, _n| each_doubleword(a, b, |x, y| x.wrapping_mul((y as i32).signum() as u32));
+    Packusdw: |a, b, _n| pack_doublewords::<BYTES>(a, b, |x| x.clamp(0, 65535) as u16);
+    Pcmpeqq: |a, b, _n| each_quadword(a, b, |x, y| mask(x == y, u64::MAX));
+    Pcmpgtq: |a, b, _n| each_quadword(a, b, |x, y| mask(x as i64 > y as i64, u64::MAX));
+    Pminsb: |a, b, _n| each_byte(a, b, |x, y| (x as i8).min(y as i8) as u8);
+    Pmaxsb: |a, b, _n| each_byte(a, b, |x, y| (x as i8).max(y as i8) as u8);
+    Pminuw: |a, b, _n| each_word(a, b, Ord::min);
+    Pmaxuw: |a, b, _n| each_word(a, b, Ord::max);
+    Pminud: |a, b, _n| each_doubleword(a, b, Ord::min);
+    Pmaxud: |a, b, _n| each_doubleword(a, b, Ord::max);
+    Pminsd: |a, b, _n| each_doubleword(a, b, |x, y| (x as i32).min(y as i32) as u32);
+    Pmaxsd: |a, b, _n| each_doubleword(a, b, |x, y| (x as i32).max(y as i32) as u32);
+    Pmuldq: |a, b, _n| each_quadword(a, b, |x, y| {
+        (i64::from(x as i32) * i64::from(y as i32)) as u64
+    });
+    Pmulld: |a, b, _n| each_doubleword(a, b, u32::wrapping_mul);
+    Phminposuw: |_a, b, _n| least_word(b);
 }

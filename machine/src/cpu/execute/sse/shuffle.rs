@@ -102,6 +102,81 @@ impl Shuffle for Doubles {
     }
 }
 
+/// PALIGNR: bytes of both, `b` below, from a place on.
+struct Align<const BYTES: u32>;
+impl<const BYTES: u32> Shuffle for Align<BYTES> {
+    #[inline(always)]
+    fn apply(a: u128, b: u128, order: u8) -> u128 {
+        let bits = BYTES * 8;
+        let count = u32::from(order) * 8;
+        let low = b.checked_shr(count).unwrap_or(0);
+        let high = if count <= bits {
+            a.checked_shl(bits - count).unwrap_or(0)
+        } else {
+            a.checked_shr(count - bits).unwrap_or(0)
+        };
+        low | high
+    }
+}
+
+/// Lanes of `BITS` bits of `b` where the immediate has a one: BLENDPS, BLENDPD, PBLENDW.
+struct Blend<const BITS: u32>;
+impl<const BITS: u32> Shuffle for Blend<BITS> {
+    #[inline(always)]
+    fn apply(a: u128, b: u128, order: u8) -> u128 {
+        let mask = (0..128 / BITS).fold(0, |mask, i| {
+            let lane = ((1u128 << BITS) - 1) << (i * BITS);
+            if order >> i & 1 != 0 {
+                mask | lane
+            } else {
+                mask
+            }
+        });
+        a & !mask | b & mask
+    }
+}
+
+/// MPSADBW: sums of differences between four bytes of `b` and those from each byte of `a` on.
+struct SumsOfDifferences;
+impl Shuffle for SumsOfDifferences {
+    #[inline(always)]
+    fn apply(a: u128, b: u128, order: u8) -> u128 {
+        let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+        let first = usize::from(order >> 2 & 1) * 4;
+        let second = usize::from(order & 3) * 4;
+        from_words(std::array::from_fn(|i| {
+            (0..4)
+                .map(|k| u16::from(a[first + i + k].abs_diff(b[second + k])))
+                .sum()
+        }))
+    }
+}
+
+/// BLENDVPS, BLENDVPD, PBLENDVB: lanes of `BITS` bits whose mask in XMM0 has its top bit set.
+fn blend_by_mask<S: Source, const BITS: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    Xmm::enter(cpu)?;
+    let b = S::get::<Xmm>(cpu, op)?;
+    let (a, signs) = (Xmm::load(cpu, op.reg), Xmm::load(cpu, 0));
+    let mask = (0..128 / BITS).fold(0, |mask, i| {
+        let lane = ((1u128 << BITS) - 1) << (i * BITS);
+        if signs >> (i * BITS + BITS - 1) & 1 != 0 {
+            mask | lane
+        } else {
+            mask
+        }
+    });
+    Xmm::store(cpu, op.reg, a & !mask | b & mask);
+    Ok(())
+}
+
+fn by_mask<const BITS: u32>(form: Form) -> Option<Execute> {
+    match form {
+        Form::RegReg | Form::RegRegReg => Some(blend_by_mask::<Rm, BITS>),
+        Form::RegMem | Form::RegMemReg => Some(blend_by_mask::<Mem, BITS>),
+        _ => None,
+    }
+}
+
 /// PEXTRW.
 fn extract_word<F: File>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     F::enter(cpu)?;
@@ -149,6 +224,15 @@ pub(super) fn select(instruction: &Instruction, form: Form) -> Option<Execute> {
         (Mnemonic::Pshufhw, _) => by_form::<HighWords>(instruction, form),
         (Mnemonic::Shufps, _) => by_form::<Singles>(instruction, form),
         (Mnemonic::Shufpd, _) => by_form::<Doubles>(instruction, form),
+        (Mnemonic::Palignr, _) if mmx => by_form::<Align<8>>(instruction, form),
+        (Mnemonic::Palignr, _) => by_form::<Align<16>>(instruction, form),
+        (Mnemonic::Blendps, _) => by_form::<Blend<32>>(instruction, form),
+        (Mnemonic::Blendpd, _) => by_form::<Blend<64>>(instruction, form),
+        (Mnemonic::Pblendw, _) => by_form::<Blend<16>>(instruction, form),
+        (Mnemonic::Mpsadbw, _) => by_form::<SumsOfDifferences>(instruction, form),
+        (Mnemonic::Blendvps, _) => by_mask::<32>(form),
+        (Mnemonic::Blendvpd, _) => by_mask::<64>(form),
+        (Mnemonic::Pblendvb, _) => by_mask::<8>(form),
         (Mnemonic::Pextrw, RegRegImm) if mmx => Some(extract_word::<Mmx>),
         (Mnemonic::Pextrw, RegRegImm) => Some(extract_word::<Xmm>),
         (Mnemonic::Pinsrw, RegRegImm) if mmx => Some(insert_word::<Mmx>),
