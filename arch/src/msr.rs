@@ -10,10 +10,14 @@ pub const IA32_FEATURE_CONTROL: u32 = 0x3a;
 pub const IA32_TSC_ADJUST: u32 = 0x3b;
 /// Speculation control.
 pub const IA32_SPEC_CTRL: u32 = 0x48;
+/// Prediction commands.
+pub const IA32_PRED_CMD: u32 = 0x49;
 /// Microcode update signature.
 pub const IA32_BIOS_SIGN_ID: u32 = 0x8b;
 /// MTRR capabilities.
 pub const IA32_MTRRCAP: u32 = 0xfe;
+/// What speculation does not do here.
+pub const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 /// SYSENTER code segment.
 pub const IA32_SYSENTER_CS: u32 = 0x174;
 /// SYSENTER stack pointer.

@@ -14,6 +14,7 @@ pub mod debug_port;
 pub mod interrupt_message;
 pub mod io_apic;
 pub mod pc;
+pub mod pci;
 pub mod pic;
 pub mod pit;
 pub mod reset_control;

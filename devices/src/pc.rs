@@ -6,6 +6,7 @@ use crate::acpi_power::{self, AcpiPower, PowerEffect, TimerWidth};
 use crate::debug_port::{DebugEffect, DebugPort, PhaseMark};
 use crate::interrupt_message::{InterruptMessage, InterruptMessages};
 use crate::io_apic::{IoApic, Version};
+use crate::pci::PciConfiguration;
 use crate::pic::PicPair;
 use crate::pit::Pit;
 use crate::reset_control::{self, ResetControl, ResetEffect};
@@ -56,6 +57,7 @@ pub struct Pc {
     serial: Uart,
     power: AcpiPower,
     reset: ResetControl,
+    pci: PciConfiguration,
     debug: DebugPort,
     external_interrupt: Line,
 }
@@ -82,6 +84,7 @@ impl Pc {
             serial: Uart::new(),
             power: AcpiPower::new(TimerWidth::Bits32),
             reset: ResetControl::new(),
+            pci: PciConfiguration::new(),
             debug: DebugPort::new(),
             external_interrupt: Line::Deasserted,
         }
@@ -99,8 +102,8 @@ impl Pc {
         if let Some(offset) = power_offset(port) {
             return self.power.read(offset, size, now);
         }
-        if is_pci_address(port, size) {
-            return u32::MAX;
+        if PciConfiguration::is_address(port, size) {
+            return self.pci.address();
         }
         // Byte devices on a wider access answer byte by byte, as the bus splits it.
         let mut value = 0;
@@ -125,6 +128,8 @@ impl Pc {
             self.reset.read()
         } else if DebugPort::claims(port) {
             self.debug.read(port)
+        } else if PciConfiguration::is_data(port) {
+            self.pci.read(port)
         } else {
             0xff
         }
@@ -150,7 +155,9 @@ impl Pc {
                 DebugEffect::Mark(mark) => effect(Effect::Mark(mark)),
                 DebugEffect::None | DebugEffect::PostCode(_) => {}
             }
-        } else if !is_pci_address(port, size) {
+        } else if PciConfiguration::is_address(port, size) {
+            self.pci.set_address(value);
+        } else {
             for index in 0..u16::from(size.min(4)) {
                 let byte = (value >> (8 * index)) as u8;
                 self.byte_write(port.wrapping_add(index), byte, now, effect);
@@ -211,6 +218,17 @@ impl Pc {
         self.serial.receive_capacity()
     }
 
+    /// Nanoseconds that a byte takes on the line of the first serial port.
+    pub fn serial_byte_time(&self) -> u64 {
+        self.serial.byte_time()
+    }
+
+    /// Whether software waits for what the first serial port receives: until then input would only
+    /// be lost when it sets the port up.
+    pub fn listens(&self) -> bool {
+        self.serial.receive_interrupt_enabled()
+    }
+
     /// Runs the devices to time `now`.
     pub fn advance(&mut self, now: u64, effect: &mut dyn FnMut(Effect)) {
         self.update_lines(now, effect);
@@ -265,12 +283,6 @@ pub const fn io_apic_offset(physical: u64) -> Option<u64> {
         Some(offset) if offset < io_apic::WINDOW_SIZE => Some(offset),
         _ => None,
     }
-}
-
-/// The address register of PCI configuration mechanism 1, which there is not: it takes 32-bit accesses
-/// only and keeps them from the reset control register at its second byte.
-const fn is_pci_address(port: u16, size: u8) -> bool {
-    port == 0xcf8 && size == 4
 }
 
 fn serial_offset(port: u16) -> Option<u16> {

@@ -162,6 +162,16 @@ impl Uart {
         self.capacity().saturating_sub(self.length)
     }
 
+    /// Nanoseconds that a byte takes on the line: ten bits at the programmed rate.
+    pub fn byte_time(&self) -> u64 {
+        10 * crate::SECOND / u64::from(self.baud().max(1))
+    }
+
+    /// Whether the received-data interrupt is enabled.
+    pub fn receive_interrupt_enabled(&self) -> bool {
+        self.interrupt_enable & IER_RECEIVED != 0
+    }
+
     /// The interrupt request line. On a PC, OUT2 gates it; in loop-back OUT2 is inactive.
     pub fn interrupt_line(&self) -> Line {
         let gate = self.modem_control & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2;

@@ -1,10 +1,33 @@
-//! The state in which a loaded kernel starts.
+//! What firmware does before it starts a kernel, and the state in which the kernel starts.
 
 use arch::control_register::{cr0, cr4, efer};
 use firmware::boot::{EntryMode, EntryState};
 
 use crate::cpu::Cpu;
 use crate::cpu::segment::{DescriptorTable, Segment, register, rights};
+use crate::memory::{HOLE_END, HOLE_START};
+
+/// Memory types (SDM table 11-2): write-protected and write-back for eight ranges; uncacheable is 0.
+const WRITE_PROTECTED: u64 = 0x0505_0505_0505_0505;
+const WRITE_BACK: u64 = 0x0606_0606_0606_0606;
+/// IA32_MTRR_DEF_TYPE: MTRRs and fixed ranges enabled, otherwise write-back.
+const DEFAULT_TYPE: u64 = 0xc06;
+/// A variable range's mask is valid.
+const VALID: u64 = 1 << 11;
+
+/// Turns the caches on and gives memory its types (SDM 11.11 Memory type range registers), as
+/// firmware does on every processor: RAM is write-back, the video window and the device hole are
+/// uncacheable, and the BIOS area is write-protected.
+pub(crate) fn set_up_memory_types(cpu: &mut Cpu) {
+    cpu.cr0 &= !(cr0::CD | cr0::NW);
+    let mask = cpu.model.physical_mask() & !0xfff;
+    let msrs = &mut cpu.msrs;
+    msrs.mtrr_fixed = [WRITE_PROTECTED; 11];
+    msrs.mtrr_fixed[..3].copy_from_slice(&[WRITE_BACK, WRITE_BACK, 0]);
+    msrs.mtrr_variable[0] = HOLE_START;
+    msrs.mtrr_variable[1] = mask & !(HOLE_END - HOLE_START - 1) | VALID;
+    msrs.mtrr_def_type = DEFAULT_TYPE;
+}
 
 /// Brings a processor after power-up to the state that the boot protocol demands.
 pub(crate) fn enter(cpu: &mut Cpu, entry: &EntryState) {

@@ -186,6 +186,7 @@ impl Machine {
                 if configuration.keep_events {
                     cpu.trace = Trace::keeping_events();
                 }
+                kernel_entry::set_up_memory_types(&mut cpu);
                 cpu.publish_identity();
                 Processor::new(cpu)
             })
@@ -269,6 +270,12 @@ impl Machine {
             .collect();
         events.sort_by_key(|(time, index, _)| (*time, *index));
         events
+    }
+
+    /// Bytes for the first serial port, as if typed; software gets them when it listens and has
+    /// room.
+    pub fn type_in(&self, bytes: &[u8]) {
+        self.platform.type_in(bytes);
     }
 
     /// What the processors share.

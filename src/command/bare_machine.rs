@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use machine::machine::{Configuration, Kernel, Machine, Module, Protocol};
+use machine::machine::{Configuration, Kernel, Machine, Module, Protocol, Report};
 use machine::platform::Outcome;
+use serde::Serialize;
 
 use super::options::MachineOptions;
 use super::{CommandError, read_file};
@@ -44,11 +46,50 @@ pub(super) struct Options {
     /// The boot protocol, if the image offers several
     #[arg(long, value_enum)]
     protocol: Option<BootProtocol>,
+    /// Write the console to a file instead of the standard output
+    #[arg(long, value_name = "FILE")]
+    console: Option<PathBuf>,
+    /// Type a file's content into the console, as fast as the guest takes it
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Write what the run took, as JSON: instructions, virtual time and the host's time
+    #[arg(long, value_name = "FILE")]
+    statistics: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineOptions,
 }
 
-/// Runs the kernel; its console is the standard output.
+/// What a run took.
+#[derive(Debug, Serialize)]
+struct Statistics {
+    /// How it ended.
+    outcome: String,
+    /// Guest instructions, by processor.
+    instructions: Vec<u64>,
+    /// Virtual time at the end in seconds.
+    virtual_seconds: f64,
+    /// The host's time in seconds, from the first instruction.
+    host_seconds: f64,
+    /// Guest instructions of all processors in a second of the host's time.
+    instructions_per_second: f64,
+}
+
+impl Statistics {
+    fn new(report: &Report, elapsed: Duration) -> Self {
+        let instructions: Vec<u64> = report.processors.iter().map(|p| p.instructions).collect();
+        let virtual_time = report.processors.iter().map(|p| p.time).max();
+        let host_seconds = elapsed.as_secs_f64();
+        Self {
+            outcome: report.outcome.to_string(),
+            virtual_seconds: virtual_time.unwrap_or(0) as f64 / 1e9,
+            host_seconds,
+            instructions_per_second: instructions.iter().sum::<u64>() as f64 / host_seconds,
+            instructions,
+        }
+    }
+}
+
+/// Runs the kernel.
 pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     let image = read_file("read the kernel", &options.kernel)?;
     let mut modules = Vec::new();
@@ -67,6 +108,21 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
             command_line,
         })
         .collect();
+    let input = match &options.input {
+        Some(path) => read_file("read the input", path)?,
+        None => Vec::new(),
+    };
+    let console: Box<dyn Write + Send> = match &options.console {
+        Some(path) => {
+            let file = std::fs::File::create(path).map_err(|source| CommandError::File {
+                what: "write the console to",
+                path: path.clone(),
+                source,
+            })?;
+            Box::new(std::io::BufWriter::new(file))
+        }
+        None => Box::new(std::io::stdout()),
+    };
     let mut machine = Machine::new(
         &Configuration {
             processors: options.machine.cpus,
@@ -88,15 +144,28 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
                 BootProtocol::Linux32 => Protocol::Linux32,
             }),
         },
-        Box::new(std::io::stdout()),
+        console,
     )
     .map_err(|source| CommandError::Kernel {
         path: options.kernel.clone(),
         source,
     })?;
+    machine.type_in(&input);
+    let start = Instant::now();
     let report = machine.run();
+    let elapsed = start.elapsed();
     // The console is on the standard output too; what was lost there was reported as the outcome.
     let _ = std::io::stdout().flush();
+    if let Some(path) = &options.statistics {
+        let written = serde_json::to_vec_pretty(&Statistics::new(&report, elapsed))
+            .map_err(std::io::Error::from)
+            .and_then(|text| std::fs::write(path, text));
+        written.map_err(|source| CommandError::File {
+            what: "write the statistics to",
+            path: path.clone(),
+            source,
+        })?;
+    }
     let unimplemented = report.unimplemented.iter();
     let status = match report.outcome {
         Outcome::PowerOff => ExitCode::SUCCESS,

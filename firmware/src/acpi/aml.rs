@@ -8,6 +8,7 @@ const WORD_PREFIX: u8 = 0x0b;
 const DWORD_PREFIX: u8 = 0x0c;
 const STRING_PREFIX: u8 = 0x0d;
 const SCOPE: u8 = 0x10;
+const BUFFER: u8 = 0x11;
 const PACKAGE: u8 = 0x12;
 const EXTENDED: u8 = 0x5b;
 const DEVICE: u8 = 0x82;
@@ -17,8 +18,64 @@ const ONES: u8 = 0xff;
 /// The longest encoding that [`sleep_type_off`] looks at, from the name on.
 pub const S5_WINDOW: usize = 32;
 
-/// A DSDT's definition block: \_S5 with `sleep_type`, and a processor device for each UID below
-/// `processors`.
+/// EISA identifier PNP0A03: a PCI bus.
+const PCI_BUS: u32 = 0x030a_d041;
+/// The PCI bus's resources (ACPI 6.4): bus 0 alone; the configuration ports, which it uses itself;
+/// the other ports; the video window; the hole below 4 GiB up to the I/O APIC.
+const PCI_RESOURCES: &[&[u8]] = &[
+    &word_range(2, 0x0c, 0, 0),
+    &[0x47, 1, 0xf8, 0x0c, 0xf8, 0x0c, 1, 8],
+    &word_range(1, 0x0c, 0, 0x0cf7),
+    &word_range(1, 0x0c, 0x0d00, 0xffff),
+    &memory_range(0x000a_0000, 0x000b_ffff),
+    &memory_range(0xc000_0000, 0xfebf_ffff),
+    // End tag without checksum.
+    &[0x79, 0],
+];
+
+/// A word address space descriptor for what the bridge passes on: `kind` 1 is ports, 2 bus numbers;
+/// `flags` say that both ends are fixed.
+const fn word_range(kind: u8, flags: u8, first: u16, last: u16) -> [u8; 16] {
+    let [a, b] = first.to_le_bytes();
+    let [c, d] = last.to_le_bytes();
+    // 10000H ports would not fit, and no range here has as many.
+    let [e, f] = (last - first + 1).to_le_bytes();
+    // Every kind of port address.
+    let specific = if kind == 1 { 3 } else { 0 };
+    [
+        0x88, 13, 0, kind, flags, specific, 0, 0, a, b, c, d, 0, 0, e, f,
+    ]
+}
+
+/// A double-word address space descriptor of memory, not cached, both ends fixed.
+const fn memory_range(first: u32, last: u32) -> [u8; 26] {
+    let [a, b, c, d] = first.to_le_bytes();
+    let [e, f, g, h] = last.to_le_bytes();
+    let [i, j, k, l] = (last - first + 1).to_le_bytes();
+    [
+        0x87, 23, 0, 0, 0x0c, 1, 0, 0, 0, 0, a, b, c, d, e, f, g, h, 0, 0, 0, 0, i, j, k, l,
+    ]
+}
+
+/// The device of the PCI bus.
+fn pci_bus() -> Vec<u8> {
+    let mut device = Vec::from(*b"PCI0");
+    device.push(NAME);
+    device.extend(b"_HID");
+    device.push(DWORD_PREFIX);
+    device.extend(PCI_BUS.to_le_bytes());
+    device.push(NAME);
+    device.extend(b"_CRS");
+    device.push(BUFFER);
+    let resources = PCI_RESOURCES.concat();
+    let mut buffer = Vec::from([BYTE_PREFIX, resources.len() as u8]);
+    buffer.extend(resources);
+    with_length(&mut device, &buffer);
+    device
+}
+
+/// A DSDT's definition block: \_S5 with `sleep_type`, the PCI bus, and a processor device for each
+/// UID below `processors`.
 pub(super) fn definition_block(sleep_type: u8, processors: u32) -> Vec<u8> {
     let mut aml = Vec::from([NAME, ROOT]);
     aml.extend(b"_S5_");
@@ -30,6 +87,8 @@ pub(super) fn definition_block(sleep_type: u8, processors: u32) -> Vec<u8> {
     );
     let mut devices = Vec::from([ROOT]);
     devices.extend(b"_SB_");
+    devices.extend([EXTENDED, DEVICE]);
+    with_length(&mut devices, &pci_bus());
     for uid in 0..processors {
         let mut device = Vec::from(processor_name(uid));
         device.push(NAME);

@@ -109,10 +109,17 @@ impl Cpu {
                 eax: 1 << 2,
                 ..Leaf::default()
             },
-            // FSGSBASE, TSC_ADJUST, SMEP, RDSEED; UMIP.
+            // FSGSBASE, TSC_ADJUST, SMEP, RDSEED; UMIP; IA32_SPEC_CTRL with IA32_PRED_CMD, and
+            // IA32_ARCH_CAPABILITIES.
             7 if subleaf == 0 => Leaf {
+                eax: 2,
                 ebx: 1 << 0 | 1 << 1 | 1 << 7 | 1 << 18,
                 ecx: 1 << 2,
+                edx: 1 << 26 | 1 << 29,
+            },
+            // IA32_SPEC_CTRL has BHI_DIS_S.
+            7 if subleaf == 2 => Leaf {
+                edx: 1 << 4,
                 ..Leaf::default()
             },
             0xb | 0x1f => self.topology(subleaf),

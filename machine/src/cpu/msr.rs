@@ -37,6 +37,17 @@ pub struct UnknownMsr {
     pub written: Option<u64>,
 }
 
+/// IA32_ARCH_CAPABILITIES (SDM volume 4): this processor does not speculate, so that none of the
+/// attacks on speculation exists, and it needs no software against them. RDCL_NO, IBRS_ALL,
+/// SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO; SBDR_SSDP_NO, FBSDP_NO, PSDP_NO;
+/// BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO; ITS_NO.
+pub const ARCHITECTURAL_CAPABILITIES: u64 =
+    0b1_0111_1011 | 0b111 << 13 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 62;
+/// IA32_SPEC_CTRL: IBRS, STIBP and BHI_DIS_S, which do nothing.
+const SPECULATION_CONTROLS: u64 = 0b11 | 1 << 10;
+/// IA32_PRED_CMD: IBPB.
+const PREDICTION_BARRIER: u64 = 1;
+
 /// Whether `value` is a memory type that an MTRR may have (SDM table 11-8).
 const fn is_mtrr_type(value: u64) -> bool {
     matches!(value, 0 | 1 | 4 | 5 | 6)
@@ -79,6 +90,8 @@ impl Cpu {
             msr::IA32_TSC_ADJUST => self.msrs.tsc_adjust,
             IA32_PLATFORM_ID => 0,
             msr::IA32_FEATURE_CONTROL if self.model.offers_vmx() => self.msrs.feature_control,
+            msr::IA32_SPEC_CTRL => self.msrs.spec_ctrl,
+            msr::IA32_ARCH_CAPABILITIES => ARCHITECTURAL_CAPABILITIES,
             msr::IA32_BIOS_SIGN_ID => self.msrs.bios_sign_id,
             msr::IA32_MTRRCAP => MTRR_CAPABILITIES,
             msr::IA32_SYSENTER_CS => self.msrs.sysenter_cs,
@@ -135,6 +148,12 @@ impl Cpu {
                 self.permit(!locked && value & !defined == 0)?;
                 self.msrs.feature_control = value;
             }
+            msr::IA32_SPEC_CTRL => {
+                self.permit(value & !SPECULATION_CONTROLS == 0)?;
+                self.msrs.spec_ctrl = value;
+            }
+            // There is no prediction to hold back.
+            msr::IA32_PRED_CMD => self.permit(value & !PREDICTION_BARRIER == 0)?,
             msr::IA32_BIOS_SIGN_ID => self.msrs.bios_sign_id = value,
             msr::IA32_SYSENTER_CS => self.msrs.sysenter_cs = value,
             msr::IA32_SYSENTER_ESP => self.msrs.sysenter_esp = self.canonical(value)?,

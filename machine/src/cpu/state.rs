@@ -84,6 +84,8 @@ pub struct Msrs {
     pub feature_control: u64,
     /// IA32_MISC_ENABLE.
     pub misc_enable: u64,
+    /// IA32_SPEC_CTRL.
+    pub spec_ctrl: u64,
     /// IA32_DEBUGCTL.
     pub debugctl: u64,
     /// IA32_MTRR_DEF_TYPE.

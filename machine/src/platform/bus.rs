@@ -51,15 +51,38 @@ impl Platform {
         })
     }
 
-    /// Bytes for the first serial port; gives how many it took.
-    pub fn console_input(&self, bytes: &[u8], now: u64) -> usize {
-        self.with_devices(0, now, |pc, effect| {
-            let count = bytes.len().min(pc.receive_capacity());
-            for byte in bytes.iter().take(count) {
-                pc.receive(*byte, now, effect);
+    /// Bytes for the first serial port. They wait until software listens there and then arrive at the
+    /// line's rate, as far as there is room. The processors' own accesses and the devices' events move
+    /// them on, so that a run with the same input from its start is the same run.
+    pub fn type_in(&self, bytes: &[u8]) {
+        let mut input = lock(&self.input);
+        input.bytes.extend(bytes);
+        self.has_input
+            .store(!input.bytes.is_empty(), Ordering::Relaxed);
+        drop(input);
+        // Somebody may wait for this and do nothing else.
+        self.next_device_event.store(0, Ordering::Relaxed);
+    }
+
+    /// Lets a byte arrive if its time has come; gives when the next one's does.
+    fn deliver_input(&self, pc: &mut Pc, now: u64, effect: &mut dyn FnMut(Effect)) -> Option<u64> {
+        let mut input = lock(&self.input);
+        if !pc.listens() {
+            input.arrival = None;
+            return None;
+        }
+        let mut arrival = input.arrival.unwrap_or(now + pc.serial_byte_time());
+        if arrival <= now && pc.receive_capacity() > 0 {
+            if let Some(byte) = input.bytes.pop_front() {
+                pc.receive(byte, now, effect);
             }
-            count
-        })
+            self.has_input
+                .store(!input.bytes.is_empty(), Ordering::Relaxed);
+            arrival = now + pc.serial_byte_time();
+        }
+        input.arrival = Some(arrival);
+        // Without room, software's next access moves it on.
+        (arrival > now && !input.bytes.is_empty()).then_some(arrival)
     }
 
     /// Runs the devices to time `now`.
@@ -79,7 +102,12 @@ impl Platform {
         let result = {
             let mut pc = lock(&self.pc);
             let result = access(&mut pc, &mut |effect| effects.push(effect));
-            let next = pc.next_event(now).unwrap_or(u64::MAX);
+            let mut arrival = None;
+            if self.has_input.load(Ordering::Relaxed) {
+                arrival = self.deliver_input(&mut pc, now, &mut |effect| effects.push(effect));
+            }
+            let next = pc.next_event(now).into_iter().chain(arrival).min();
+            let next = next.unwrap_or(u64::MAX);
             self.next_device_event.store(next, Ordering::Relaxed);
             result
         };

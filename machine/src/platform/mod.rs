@@ -5,6 +5,7 @@ mod code_map;
 mod interrupts;
 mod outcome;
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -57,6 +58,14 @@ pub struct Mark {
 /// Reports and marks kept at most; software can make as many as it likes.
 const MOST_KEPT: usize = 1024;
 
+/// What was typed on the console and is on its way.
+#[derive(Debug, Default)]
+struct Input {
+    bytes: VecDeque<u8>,
+    /// When the first of them has arrived; `None` while nobody listens.
+    arrival: Option<u64>,
+}
+
 /// The shared part of the machine.
 pub struct Platform {
     /// RAM.
@@ -70,6 +79,10 @@ pub struct Platform {
     pub next_device_event: AtomicU64,
     identities: Mutex<Vec<Identity>>,
     console: Mutex<Box<dyn Write + Send>>,
+    /// What was typed and not yet received. Locked after `pc`.
+    input: Mutex<Input>,
+    /// Whether there is any.
+    has_input: AtomicBool,
     outcome: Mutex<Option<Outcome>>,
     stopped: AtomicBool,
     marks: Mutex<Vec<Mark>>,
@@ -92,6 +105,8 @@ impl Platform {
             next_device_event: AtomicU64::new(0),
             identities: Mutex::new(identities),
             console: Mutex::new(console),
+            input: Mutex::default(),
+            has_input: AtomicBool::new(false),
             outcome: Mutex::default(),
             stopped: AtomicBool::new(false),
             marks: Mutex::default(),
