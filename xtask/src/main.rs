@@ -1,6 +1,9 @@
 //! Project tasks: `cargo xtask TASK`.
 
 mod check;
+mod initramfs;
+mod kernels;
+mod linux;
 mod packages;
 mod picture;
 mod runner;
@@ -13,6 +16,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
   test     every test there is; sets up what it needs (Debian packages, if root)
   check    formatting and lints, warnings denied
+  linux    boot Debian's kernels on the machine, with 1 to 8 processors
   picture  draw docs/demonstration.svg from a run of the demonstration";
 
 fn main() -> ExitCode {
@@ -21,6 +25,7 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["test"] => test::run(),
         ["check"] => check::run(),
+        ["linux"] => linux::run(),
         ["picture"] => picture::run(),
         _ => Err(USAGE.to_owned()),
     };

@@ -1,0 +1,117 @@
+//! An initial RAM file system: busybox and a script, as a cpio archive in the "new" format.
+
+use std::path::Path;
+
+const DIRECTORY: u32 = 0o040_755;
+const PROGRAM: u32 = 0o100_755;
+const CHARACTER_DEVICE: u32 = 0o020_600;
+/// Major and minor number of /dev/console.
+const CONSOLE: (u32, u32) = (5, 1);
+
+/// What is run first: it looks at the machine, works for a moment and switches off. With
+/// `posthaste.shell` on the kernel's command line it becomes a shell instead. Lines that begin with
+/// `#ph` are for programs.
+const INIT: &str = r##"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+echo "#ph linux nproc=$(nproc) clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+case "$(cat /proc/cmdline)" in
+*posthaste.shell*) exec setsid cttyhack sh ;;
+esac
+before=$(cut -d. -f1 /proc/uptime)
+sleep 1
+echo "#ph slept uptime=$(($(cut -d. -f1 /proc/uptime) - before))"
+cat /proc/interrupts
+echo "#ph warnings begin"
+dmesg -r | grep '^<[0-4]>'
+echo "#ph warnings end"
+echo "#ph linux verdict=pass"
+stty -F /dev/ttyS0 > /dev/null
+poweroff -f
+"##;
+
+/// An archive as it grows.
+#[derive(Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Archive {
+    fn entry(&mut self, name: &str, mode: u32, device: (u32, u32), content: &[u8]) {
+        self.entries += 1;
+        let fields = [
+            self.entries,
+            mode,
+            // User, group, links, time.
+            0,
+            0,
+            1,
+            0,
+            content.len() as u32,
+            // The device that it is on, the device that it is.
+            0,
+            0,
+            device.0,
+            device.1,
+            name.len() as u32 + 1,
+            // A checksum that this format does not use.
+            0,
+        ];
+        self.bytes.extend(b"070701");
+        for field in fields {
+            self.bytes.extend(format!("{field:08x}").bytes());
+        }
+        self.bytes.extend(name.bytes());
+        self.bytes.push(0);
+        self.align();
+        self.bytes.extend(content);
+        self.align();
+    }
+
+    fn align(&mut self) {
+        let length = self.bytes.len().next_multiple_of(4);
+        self.bytes.resize(length, 0);
+    }
+
+    fn directory(&mut self, name: &str) {
+        self.entry(name, DIRECTORY, (0, 0), &[]);
+    }
+}
+
+/// The archive, with the programs beside busybox that are given by their path.
+pub(crate) fn build(busybox: &Path, programs: &[&Path]) -> Result<Vec<u8>, String> {
+    let mut archive = Archive::default();
+    for name in ["bin", "dev", "proc", "sys", "tmp"] {
+        archive.directory(name);
+    }
+    archive.entry("dev/console", CHARACTER_DEVICE, CONSOLE, &[]);
+    archive.entry("init", PROGRAM, (0, 0), INIT.as_bytes());
+    for path in [busybox].iter().chain(programs) {
+        let content =
+            std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        archive.entry(&format!("bin/{name}"), PROGRAM, (0, 0), &content);
+    }
+    archive.entry("TRAILER!!!", 0, (0, 0), &[]);
+    Ok(archive.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_aligned_and_numbered() {
+        let mut archive = Archive::default();
+        archive.directory("bin");
+        archive.entry("a", PROGRAM, (0, 0), b"xyz");
+        // Header and "bin\0" are 114 bytes, padded to 116; header and "a\0" 112, and 4 of content.
+        assert_eq!(archive.bytes.len(), 116 + 112 + 4);
+        assert_eq!(&archive.bytes[116..130], b"07070100000002");
+        assert_eq!(&archive.bytes[228..232], b"xyz\0");
+        assert!(build(Path::new("/nonexistent"), &[]).is_err());
+    }
+}
