@@ -1,6 +1,6 @@
 //! FXSAVE, FXRSTOR, LDMXCSR, STMXCSR and EMMS.
 
-use arch::control_register::{cr0, cr4, efer};
+use arch::control_register::{cr0, cr4};
 use arch::exception as vector;
 use iced_x86::{Instruction, Mnemonic};
 
@@ -51,10 +51,8 @@ fn enter(cpu: &mut Cpu, op: &Op, access: Access) -> Result<u64, Raised> {
     Ok(offset)
 }
 
-/// Whether the XMM registers are part of the image: not with EFER.FFXSR, which this processor does
-/// not have; and of them only 8 outside 64-bit mode.
+/// How many XMM registers are part of the image: none without CR4.OSFXSR, 8 outside 64-bit mode.
 fn xmm_count(cpu: &Cpu) -> usize {
-    let _ = efer::LMA;
     match (cpu.cr4 & cr4::OSFXSR != 0, cpu.mode_64) {
         (false, _) => 0,
         (true, false) => 8,
