@@ -63,6 +63,8 @@ pub enum Switch {
 pub struct GuestRun {
     /// The guest's image; `None` is our own.
     pub guest: Option<Vec<u8>>,
+    /// The guest's initial RAM disk.
+    pub initial_ram_disk: Option<Vec<u8>>,
     /// What follows in the guest's command line.
     pub guest_options: String,
     /// What follows in the hypervisor's command line.
@@ -91,6 +93,7 @@ impl Default for GuestRun {
     fn default() -> Self {
         Self {
             guest: None,
+            initial_ram_disk: None,
             guest_options: String::new(),
             hypervisor_options: String::new(),
             apic: ApicMode::X2apic,
@@ -229,16 +232,24 @@ impl GuestRun {
             return Err(RunError::VirtualProcessors(self.vcpus));
         }
         let hypervisor_command_line = self.hypervisor_command_line();
-        let guest_command_line = format!(
-            "apic={} seed={} {}",
-            self.apic.name(),
-            self.seed(),
-            self.guest_options
-        );
-        let modules = [Module {
+        // These are options of our own guest; another one has its own.
+        let guest_command_line = match self.guest {
+            Some(_) => self.guest_options.clone(),
+            None => format!(
+                "apic={} seed={} {}",
+                self.apic.name(),
+                self.seed(),
+                self.guest_options
+            ),
+        };
+        let mut modules = vec![Module {
             bytes: self.guest.as_deref().unwrap_or(images::GUEST),
             command_line: guest_command_line.trim_end(),
         }];
+        modules.extend(self.initial_ram_disk.as_deref().map(|bytes| Module {
+            bytes,
+            command_line: "",
+        }));
         let console = Console::new(on_line);
         let mut machine = Machine::new(
             &Configuration {

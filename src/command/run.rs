@@ -8,19 +8,22 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::options::MachineOptions;
-use super::{CommandError, demonstration, print, read_kernel};
+use super::{CommandError, demonstration, print, read_file, read_kernel};
 use crate::guest_run::{ApicMode, Finished, GuestRun, Switch};
 use crate::table;
 
 /// The guest and the machine it runs on.
 #[derive(Clone, Debug, Args)]
 pub(super) struct GuestOptions {
-    /// The guest: an ELF image with PVH, multiboot2 or multiboot entry; the embedded guest if absent
+    /// The guest: a Linux bzImage, or an ELF image with PVH, multiboot2 or multiboot entry; the embedded guest if absent
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// The guest's command line
     #[arg(long, default_value = "", value_name = "TEXT")]
     append: String,
+    /// The guest's initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
     /// Options for the hypervisor's own command line, such as "pi=off vpid=off"
     #[arg(long, default_value = "", value_name = "TEXT")]
     hypervisor_append: String,
@@ -57,8 +60,13 @@ impl GuestOptions {
             Some(path) => Some(read_kernel(path)?),
             None => None,
         };
+        let initial_ram_disk = match &self.initrd {
+            Some(path) => Some(read_file("read the initial RAM disk", path)?),
+            None => None,
+        };
         Ok(GuestRun {
             guest,
+            initial_ram_disk,
             guest_options: self.append.clone(),
             hypervisor_options: self.hypervisor_append.clone(),
             apic: self.apic,

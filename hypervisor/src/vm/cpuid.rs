@@ -49,6 +49,9 @@ pub const MAX_EXTENDED_LEAF: u32 = 0x8000_0008;
 /// First hypervisor leaf; its signature is `PosthasteVMM`.
 pub const HYPERVISOR_LEAF: u32 = 0x4000_0000;
 
+/// Last leaf of the ranges in which hypervisors introduce themselves, our own and KVM's.
+pub const LAST_HYPERVISOR_LEAF: u32 = 0x4000_01ff;
+
 /// The answer for one vCPU. `processor(leaf, subleaf)` executes CPUID on the processor.
 pub fn answer(
     leaf: u32,
@@ -60,8 +63,8 @@ pub fn answer(
     // SDM volume 2, CPUID: a leaf above the highest basic or extended one gives the data of the
     // highest basic leaf.
     let in_range = match leaf {
-        0..0x4000_0000 => leaf <= highest(0, MAX_BASIC_LEAF),
-        0x4000_0000..=0x4000_00ff => true,
+        0..HYPERVISOR_LEAF => leaf <= highest(0, MAX_BASIC_LEAF),
+        HYPERVISOR_LEAF..=LAST_HYPERVISOR_LEAF => true,
         0x8000_0000.. => leaf <= highest(0x8000_0000, MAX_EXTENDED_LEAF),
         _ => false,
     };
@@ -389,12 +392,18 @@ mod tests {
 
     #[test]
     fn the_signature_reads_as_text() {
-        let r = ask(HYPERVISOR_LEAF, 0);
-        let text: Vec<u8> = [r.ebx, r.ecx, r.edx]
-            .iter()
-            .flat_map(|r| r.to_le_bytes())
-            .collect();
-        assert_eq!(text, b"PosthasteVMM");
+        let text = |leaf| -> Vec<u8> {
+            let r = ask(leaf, 0);
+            [r.ebx, r.ecx, r.edx]
+                .iter()
+                .flat_map(|r| r.to_le_bytes())
+                .collect()
+        };
+        assert_eq!(text(HYPERVISOR_LEAF), b"PosthasteVMM");
+        // Linux looks for KVM's every 100H leaves, and wants its features leaf to exist.
+        assert_eq!(text(0x4000_0100), b"KVMKVMKVM\0\0\0");
+        assert_eq!(ask(0x4000_0100, 0).eax, 0x4000_0101);
+        assert_eq!(ask(0x4000_0101, 0).eax, 2);
     }
 
     #[test]

@@ -128,6 +128,9 @@ const fn line(
     }
 }
 
+/// KVM_FEATURE_NOP_IO_DELAY (Linux, Documentation/virt/kvm/x86/cpuid.rst).
+const KVM_NO_IO_DELAY: u32 = 1 << 1;
+
 /// The policy. A leaf that has no line reads as zeros.
 pub const POLICY: &[Line] = &[
     line(
@@ -265,6 +268,26 @@ pub const POLICY: &[Line] = &[
         [NONE; 4],
         Adjustment::None,
         "no paravirtual interface",
+    ),
+    line(
+        0x4000_0100,
+        None,
+        [
+            Source::Constant(0x4000_0101),
+            Source::Constant(u32::from_le_bytes(*b"KVMK")),
+            Source::Constant(u32::from_le_bytes(*b"VMKV")),
+            Source::Constant(u32::from_le_bytes(*b"M\0\0\0")),
+        ],
+        Adjustment::None,
+        "KVM's interface: without interrupt remapping Linux takes x2APIC mode, whose IPIs need no \
+         memory access, only from a hypervisor that it knows",
+    ),
+    line(
+        0x4000_0101,
+        None,
+        [Source::Constant(KVM_NO_IO_DELAY), NONE, NONE, NONE],
+        Adjustment::None,
+        "of KVM's features one: port accesses need no delays, each of which would be an exit",
     ),
     line(
         0x8000_0000,
