@@ -1,6 +1,10 @@
 //! A processor that executes anything in any mode, with any tables: whatever happens, the host's
 //! process neither panics nor hangs, and the processor gives control back when its slice is over.
 #![allow(missing_docs, reason = "a test binary has no outside")]
+#![allow(
+    clippy::precedence,
+    reason = "bits of descriptors beside the places where they lie"
+)]
 
 mod hostile;
 

@@ -23,7 +23,7 @@ use crate::memory::Ram;
 use crate::trace::{Snapshot, Unimplemented};
 
 /// What one processor must tell the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
     /// The RAM frame was written: decoded instructions of it are stale.
     StaleCode(u64),
@@ -55,8 +55,13 @@ pub struct Mark {
     pub snapshots: Vec<Option<Snapshot>>,
 }
 
-/// Reports and marks kept at most; software can make as many as it likes.
+/// Reports kept at most; software can make as many as it likes.
 const MOST_KEPT: usize = 1024;
+/// Marks kept at most, and counters in all of them: they have room for every processor.
+const MOST_MARKS: usize = 1024;
+const MOST_SNAPSHOTS: usize = 1 << 14;
+/// From so many notices on, an inbox is rid of those that it has twice whenever it has doubled.
+const MANY_NOTICES: usize = 1 << 12;
 
 /// What was typed on the console and is on its way.
 #[derive(Debug, Default)]
@@ -132,7 +137,7 @@ impl Platform {
     pub fn tell_others(&self, from: usize, notice: Notice) {
         for (index, inbox) in self.inboxes.iter().enumerate() {
             if index != from {
-                lock(&inbox.notices).push(notice);
+                add_notice(&mut lock(&inbox.notices), notice);
                 self.wake(index);
             }
         }
@@ -197,7 +202,8 @@ impl Platform {
     fn make_mark(&self, from: usize, mark: PhaseMark) -> Option<usize> {
         let number = {
             let mut marks = lock(&self.marks);
-            if marks.len() >= MOST_KEPT {
+            let most = (MOST_SNAPSHOTS / self.processors().max(1)).min(MOST_MARKS);
+            if marks.len() >= most {
                 return None;
             }
             marks.push(Mark {
@@ -211,7 +217,37 @@ impl Platform {
     }
 }
 
+/// Adds a notice for a processor that may not look for long, as its host thread may not run. What
+/// it has to do for notices about code does not depend on their order or number, so that no more are
+/// kept than two a frame.
+fn add_notice(notices: &mut Vec<Notice>, notice: Notice) {
+    notices.push(notice);
+    if notices.len() >= MANY_NOTICES && notices.len() == notices.capacity() {
+        notices.sort_unstable();
+        notices.dedup();
+        notices.reserve(notices.len());
+    }
+}
+
 /// Locks a mutex whether or not another thread panicked: the data are plain and stay consistent.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inbox_that_nobody_empties_stays_small() {
+        let mut notices = Vec::new();
+        for i in 0..1_000_000 {
+            add_notice(&mut notices, Notice::StaleCode(i % 10 * 4096));
+            add_notice(&mut notices, Notice::KeptCode(i % 10 * 4096));
+        }
+        assert!(notices.len() <= 2 * MANY_NOTICES, "{}", notices.len());
+        notices.sort_unstable();
+        notices.dedup();
+        assert_eq!(notices.len(), 20);
+    }
 }

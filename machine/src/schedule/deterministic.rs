@@ -16,6 +16,10 @@ use crate::platform::{Outcome, Platform};
 const SHORTEST: u64 = 64;
 /// Slices are shorter than this.
 const LONGEST: u64 = 512;
+/// What a turn in which no processor executes anything counts toward the limit, in instructions;
+/// about what it costs the host. Software that sleeps for good under a timer that ticks would
+/// otherwise never reach the limit.
+const IDLE_TURN: u64 = 64;
 
 /// The schedule's state.
 #[derive(Clone, Debug)]
@@ -43,12 +47,16 @@ impl Deterministic {
 
     /// Runs until the machine stops; gives how it ended.
     pub fn run(&mut self, platform: &Platform, processors: &mut [Processor]) -> Outcome {
+        let (mut before, mut idle) = (None, 0_u64);
         loop {
             if let Some(outcome) = platform.outcome() {
                 return outcome;
             }
-            let executed = processors.iter().map(|p| p.cpu.instructions).sum();
-            if executed >= self.limit {
+            let executed: u64 = processors.iter().map(|p| p.cpu.instructions).sum();
+            if before.replace(executed) == Some(executed) {
+                idle += IDLE_TURN;
+            }
+            if executed.saturating_add(idle) >= self.limit {
                 platform.stop(Outcome::Limit {
                     instructions: executed,
                 });

@@ -1,6 +1,6 @@
 //! The parallel schedule: a host thread per processor, host time.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,23 +10,32 @@ use crate::platform::{Outcome, Platform, lock};
 
 /// Longest sleep; a bound on how late a thread sees something that woke nobody.
 const LONGEST_SLEEP: Duration = Duration::from_millis(50);
+/// Longest time between looks at the devices, in nanoseconds.
+const LONGEST_LOOK: u64 = 1_000_000;
 /// Instructions between looks at the host's time.
 const SLICE: u64 = 20_000;
 
 /// Runs until the machine stops; gives how it ended. The run ends after about `limit` instructions
-/// of one processor.
+/// of one processor; a nanosecond in which all of them sleep counts as one.
 pub fn run(platform: &Platform, processors: &mut [Processor], limit: u64) -> Outcome {
     let start = Instant::now();
+    let sleeping = &AtomicUsize::new(0);
     thread::scope(|scope| {
         for processor in processors.iter_mut() {
-            scope.spawn(move || run_processor(platform, processor, start, limit));
+            scope.spawn(move || run_processor(platform, processor, start, limit, sleeping));
         }
-        run_devices(platform, start);
+        run_devices(platform, start, limit, sleeping);
     });
     platform.outcome().unwrap_or(Outcome::Deadlock)
 }
 
-fn run_processor(platform: &Platform, processor: &mut Processor, start: Instant, limit: u64) {
+fn run_processor(
+    platform: &Platform,
+    processor: &mut Processor,
+    start: Instant,
+    limit: u64,
+    sleeping: &AtomicUsize,
+) {
     let index = processor.cpu.index;
     processor.cpu.clock = Clock::Host { start };
     let first = processor.cpu.instructions;
@@ -60,7 +69,9 @@ fn run_processor(platform: &Platform, processor: &mut Processor, start: Instant,
                 let guard = lock(&inbox.sleeping);
                 // Whoever posts raises attention first and then takes this lock to wake us.
                 if !inbox.mailbox.attention() && !sleep.is_zero() {
+                    sleeping.fetch_add(1, Ordering::Relaxed);
                     drop(inbox.wake.wait_timeout(guard, sleep));
+                    sleeping.fetch_sub(1, Ordering::Relaxed);
                 }
             }
         }
@@ -71,15 +82,24 @@ fn run_processor(platform: &Platform, processor: &mut Processor, start: Instant,
 }
 
 /// Runs the devices' own events on the thread that started the machine.
-fn run_devices(platform: &Platform, start: Instant) {
+/// Software that sleeps for good reaches the limit by the time that passes.
+fn run_devices(platform: &Platform, start: Instant, limit: u64, sleeping: &AtomicUsize) {
+    let (mut last, mut idle) = (0, 0_u64);
     while !platform.stopped() {
         let now = start.elapsed().as_nanos() as u64;
+        if sleeping.load(Ordering::Relaxed) == platform.processors() {
+            idle = idle.saturating_add(now - last);
+        }
+        last = now;
+        if idle >= limit {
+            platform.stop(Outcome::Limit { instructions: 0 });
+        }
         let next = platform.next_device_event.load(Ordering::Relaxed);
         if next <= now {
             platform.advance_devices(now);
         } else {
             // Software may arm a device at any time: look at least every millisecond.
-            thread::sleep(Duration::from_nanos((next - now).min(1_000_000)));
+            thread::sleep(Duration::from_nanos((next - now).min(LONGEST_LOOK)));
         }
     }
 }
