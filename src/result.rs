@@ -36,6 +36,10 @@ pub struct RunResult {
     pub exits_per_unicast_ipi: f64,
     /// Instructions in VMX root operation during that phase, per unicast IPI.
     pub root_instructions_per_ipi: f64,
+    /// IPIs that the processor virtualized in the whole run, from the guest's start-up on.
+    pub whole_run_ipis: u64,
+    /// Self-IPIs that the processor virtualized in the whole run.
+    pub whole_run_self_ipis: u64,
     /// Notification IPIs that IPI virtualization sent in the whole run.
     pub notifications: u64,
     /// Interrupts that the guest missed in the whole run.
@@ -89,6 +93,8 @@ impl RunResult {
             virtualized_ipis: phase.counters.ipis_virtualized,
             exits_per_unicast_ipi: per_ipi(phase.counters.total_exits()),
             root_instructions_per_ipi: per_ipi(phase.root_instructions),
+            whole_run_ipis: total.ipis_virtualized,
+            whole_run_self_ipis: total.self_ipis_virtualized,
             notifications: total.notifications_sent,
             lost_interrupts: lines
                 .iter()

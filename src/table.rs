@@ -76,6 +76,16 @@ pub fn exits(runs: &[RunResult]) -> String {
             .map(|run| run.exits.values().sum::<u64>().to_string()),
     );
     table.add_row(row);
+    let counters: [(&str, fn(&RunResult) -> u64); 3] = [
+        ("without an exit: IPIs", |run| run.whole_run_ipis),
+        ("without an exit: self-IPIs", |run| run.whole_run_self_ipis),
+        ("notifications for them", |run| run.notifications),
+    ];
+    for (name, count) in counters {
+        let mut row = vec![name.to_owned()];
+        row.extend(runs.iter().map(|run| count(run).to_string()));
+        table.add_row(row);
+    }
     align_right(&mut table, 1);
     table.to_string()
 }

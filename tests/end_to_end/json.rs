@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::program::posthaste;
 
 /// The fields of a run, in the order in which they are documented.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 15] = [
     "apic",
     "ipi_virtualization",
     "vcpus",
@@ -15,6 +15,8 @@ const FIELDS: [&str; 13] = [
     "virtualized_ipis",
     "exits_per_unicast_ipi",
     "root_instructions_per_ipi",
+    "whole_run_ipis",
+    "whole_run_self_ipis",
     "notifications",
     "lost_interrupts",
     "exits",

@@ -162,3 +162,46 @@ impl Platform {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Ram;
+
+    #[test]
+    fn input_waits_for_a_listener_and_arrives_at_the_lines_rate() {
+        let platform = Platform::new(
+            Ram::new(1 << 20).unwrap(),
+            Vec::new(),
+            Pc::new(),
+            Box::new(std::io::sink()),
+        );
+        let next = || platform.next_device_event.load(Ordering::Relaxed);
+        platform.type_in(b"ab");
+        assert_eq!(next(), 0, "somebody must look");
+        platform.advance_devices(1000);
+        assert_eq!(platform.port_read(0, 0x3fd, 1, 1000) & 1, 0);
+        // 115200 baud, then the received-data interrupt is enabled.
+        for (port, value) in [
+            (0x3fb, 0x83),
+            (0x3f8, 1),
+            (0x3f9, 0),
+            (0x3fb, 3),
+            (0x3f9, 1),
+        ] {
+            platform.port_write(0, port, 1, value, 2000);
+        }
+        let byte_time = 1_000_000_000 * 10 / 115_200;
+        assert_eq!(next(), 2000 + byte_time);
+        platform.advance_devices(2000 + byte_time - 1);
+        assert_eq!(platform.port_read(0, 0x3fd, 1, 2000) & 1, 0);
+        platform.advance_devices(2000 + byte_time);
+        // There is room for one byte without FIFOs: the second waits for the first to be read.
+        platform.advance_devices(2000 + 9 * byte_time);
+        let now = 2000 + 9 * byte_time;
+        assert_eq!(platform.port_read(0, 0x3f8, 1, now), u32::from(b'a'));
+        assert_eq!(platform.port_read(0, 0x3fd, 1, now) & 1, 1);
+        assert_eq!(platform.port_read(0, 0x3f8, 1, now), u32::from(b'b'));
+        assert_eq!(platform.port_read(0, 0x3fd, 1, now) & 2, 0, "no overrun");
+    }
+}
