@@ -8,3 +8,4 @@ mod figures;
 mod json;
 mod processor_models;
 mod program;
+mod seeds;
