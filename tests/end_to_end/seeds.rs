@@ -32,7 +32,7 @@ fn two_hundred_seeds_of_the_storm_lose_nothing() {
 /// IPIs were sent.
 fn storm(seed: u64) -> u64 {
     let run = GuestRun {
-        guest_options: "phases=storm rounds=300".to_owned(),
+        guest_options: "phases=storm rounds=1000".to_owned(),
         apic: if seed & 1 == 0 {
             ApicMode::Xapic
         } else {
