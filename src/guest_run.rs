@@ -59,6 +59,21 @@ pub enum Switch {
 }
 
 /// What to run.
+///
+/// ```
+/// use posthaste::guest_run::{GuestRun, Switch};
+///
+/// let run = GuestRun {
+///     ipi_virtualization: Switch::On,
+///     guest_options: "phases=unicast rounds=10".to_owned(),
+///     ..GuestRun::default()
+/// };
+/// // Each whole line of the console can be looked at as it comes.
+/// let finished = run.run(Box::new(|_line, _report| {}))?;
+/// assert_eq!(finished.result.lost_interrupts, 0);
+/// assert_eq!(finished.result.virtualized_ipis, finished.result.unicast_ipis);
+/// # Ok::<(), posthaste::guest_run::RunError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct GuestRun {
     /// The guest's image; `None` is our own.

@@ -14,6 +14,13 @@ pub struct ReportLine {
 
 impl ReportLine {
     /// Parses a console line; `None` if it is for people.
+    ///
+    /// ```
+    /// use posthaste::report_lines::ReportLine;
+    ///
+    /// let line = ReportLine::parse("#ph guest verdict=pass").unwrap();
+    /// assert_eq!((line.kind.as_str(), line.get("verdict")), ("guest", "pass"));
+    /// ```
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix("#ph ")?.split_ascii_whitespace();
         let kind = words.next()?.to_owned();
