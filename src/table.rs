@@ -49,6 +49,16 @@ pub fn summary(runs: &[RunResult]) -> String {
     table.to_string()
 }
 
+/// A counter of a run.
+type Counter = fn(&RunResult) -> u64;
+
+/// What stands below the exits: what did not become one.
+const WHOLE_RUN: &[(&str, Counter)] = &[
+    ("without an exit: IPIs", |run| run.whole_run_ipis),
+    ("without an exit: self-IPIs", |run| run.whole_run_self_ipis),
+    ("notifications for them", |run| run.notifications),
+];
+
 /// VM exits of the whole run by reason: one column a run.
 pub fn exits(runs: &[RunResult]) -> String {
     let mut table = new_table();
@@ -76,13 +86,8 @@ pub fn exits(runs: &[RunResult]) -> String {
             .map(|run| run.exits.values().sum::<u64>().to_string()),
     );
     table.add_row(row);
-    let counters: [(&str, fn(&RunResult) -> u64); 3] = [
-        ("without an exit: IPIs", |run| run.whole_run_ipis),
-        ("without an exit: self-IPIs", |run| run.whole_run_self_ipis),
-        ("notifications for them", |run| run.notifications),
-    ];
-    for (name, count) in counters {
-        let mut row = vec![name.to_owned()];
+    for (name, count) in WHOLE_RUN {
+        let mut row = vec![(*name).to_owned()];
         row.extend(runs.iter().map(|run| count(run).to_string()));
         table.add_row(row);
     }
