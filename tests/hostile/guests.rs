@@ -13,10 +13,10 @@ const SUCCESS: Outcome = Outcome::Exit(0x10);
 /// ... when it ended the guest, or the guest ended itself otherwise.
 const STOPPED: Outcome = Outcome::Exit(0x14);
 /// Enough to start the hypervisor and to run every guest here to its end.
-const LIMIT: u64 = 60_000_000;
+const LIMIT: u64 = 30_000_000;
 
 /// Guests with random code.
-const RANDOM_GUESTS: u64 = 40;
+const RANDOM_GUESTS: u64 = 20;
 
 /// Runs a guest on two vCPUs and gives how that ended.
 fn run_in(apic: ApicMode, options: &str, image: &GuestImage) -> (Outcome, String) {
@@ -413,7 +413,7 @@ fn vmx_and_other_instructions_that_cpuid_hides() {
 #[test]
 fn control_registers_with_random_values() {
     let mut random = Random::new(5);
-    for _ in 0..12 {
+    for _ in 0..8 {
         let mut image = GuestImage::default();
         for _ in 0..40 {
             let (register, good) = random.pick(&[
