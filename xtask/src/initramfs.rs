@@ -9,8 +9,9 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 const CONSOLE: (u32, u32) = (5, 1);
 
 /// What is run first: it looks at the machine, works for a moment and switches off. With
-/// `posthaste.shell` on the kernel's command line it becomes a shell instead. Lines that begin with
-/// `#ph` are for programs.
+/// `posthaste.shell` on the kernel's command line it becomes a shell instead; with
+/// `posthaste.pingpong` two processes on two CPUs first wake each other 2000 times. Lines that begin
+/// with `#ph` are for programs.
 const INIT: &str = r##"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -19,6 +20,20 @@ mount -t devtmpfs dev /dev
 echo "#ph linux nproc=$(nproc) clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 case "$(cat /proc/cmdline)" in
 *posthaste.shell*) exec setsid cttyhack sh ;;
+*posthaste.pingpong*)
+    mkfifo /tmp/there /tmp/back
+    taskset 2 sh -c 'while read x; do echo $x; done < /tmp/there > /tmp/back' &
+    taskset 1 sh -c '
+        exec 3> /tmp/there 4< /tmp/back
+        i=0
+        while [ $i -lt 2000 ]; do
+            echo $i >&3
+            read y <&4
+            [ "$i" = "$y" ] || break
+            i=$((i + 1))
+        done
+        echo "#ph pingpong rounds=$i"'
+    ;;
 esac
 before=$(cut -d. -f1 /proc/uptime)
 sleep 1
