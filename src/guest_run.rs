@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use firmware::boot::{Protocol, detect};
 use machine::cpu::CpuModel;
 use machine::machine::{Configuration, Kernel, Machine, MachineError, Module, Report, Schedule};
 use machine::platform::Outcome;
@@ -94,6 +95,8 @@ pub struct GuestRun {
     pub processors: usize,
     /// The machine's RAM in bytes.
     pub memory: u64,
+    /// The guest's RAM in MiB; `None` leaves it to the hypervisor.
+    pub guest_memory_mib: Option<u64>,
     /// Who runs when.
     pub schedule: Schedule,
     /// Instructions after which the run ends.
@@ -116,6 +119,7 @@ impl Default for GuestRun {
             vcpus: 4,
             processors: 4,
             memory: 256 << 20,
+            guest_memory_mib: None,
             schedule: Schedule::Deterministic { seed: 1 },
             limit: 20_000_000_000,
             model: CpuModel::default(),
@@ -229,7 +233,25 @@ impl GuestRun {
             Switch::On => "",
             Switch::Off => " ipiv=off",
         };
-        format!("vcpus={}{ipiv} {}", self.vcpus, self.hypervisor_options)
+        let memory = match self.guest_memory_mib {
+            Some(mib) => format!(" memory={mib}"),
+            None => String::new(),
+        };
+        let options = &self.hypervisor_options;
+        format!("vcpus={}{ipiv}{memory} {options}", self.vcpus)
+    }
+
+    /// The guest's command line.
+    pub fn guest_command_line(&self) -> String {
+        let guest = self.guest.as_deref().unwrap_or(images::GUEST);
+        let linux = detect(guest).is_ok_and(|found| found.contains(&Protocol::Linux32));
+        let options = &self.guest_options;
+        match (linux, self.apic) {
+            // Linux takes x2APIC mode by itself; its options are not our guest's.
+            (true, ApicMode::X2apic) => options.clone(),
+            (true, ApicMode::Xapic) => format!("nox2apic {options}"),
+            (false, mode) => format!("apic={} seed={} {options}", mode.name(), self.seed()),
+        }
     }
 
     /// Seed of the schedule; 0 under the parallel one.
@@ -247,16 +269,7 @@ impl GuestRun {
             return Err(RunError::VirtualProcessors(self.vcpus));
         }
         let hypervisor_command_line = self.hypervisor_command_line();
-        // These are options of our own guest; another one has its own.
-        let guest_command_line = match self.guest {
-            Some(_) => self.guest_options.clone(),
-            None => format!(
-                "apic={} seed={} {}",
-                self.apic.name(),
-                self.seed(),
-                self.guest_options
-            ),
-        };
+        let guest_command_line = self.guest_command_line();
         let mut modules = vec![Module {
             bytes: self.guest.as_deref().unwrap_or(images::GUEST),
             command_line: guest_command_line.trim_end(),

@@ -27,10 +27,14 @@ pub(super) struct GuestOptions {
     /// Options for the hypervisor's own command line, such as "pi=off vpid=off"
     #[arg(long, default_value = "", value_name = "TEXT")]
     hypervisor_append: String,
+    /// RAM of the guest in MiB; 64 for the embedded guest and five eighths of the machine's RAM for
+    /// another one if absent
+    #[arg(long, value_name = "MIB")]
+    guest_memory: Option<u64>,
     /// Virtual processors, 1 to 255
     #[arg(long, default_value_t = 4)]
     vcpus: usize,
-    /// Mode in which the embedded guest uses its local APICs
+    /// Mode in which the embedded guest, or Linux, uses its local APICs
     #[arg(long, value_enum, default_value_t = ApicMode::X2apic)]
     apic: ApicMode,
     /// Print one JSON object instead of the console and tables
@@ -54,6 +58,20 @@ pub(super) struct Options {
 }
 
 impl GuestOptions {
+    /// The guest's RAM in MiB, unless the hypervisor is to decide.
+    fn guest_memory_mib(&self) -> Option<u64> {
+        let chosen = self
+            .hypervisor_append
+            .split_ascii_whitespace()
+            .any(|word| word.starts_with("memory="));
+        // The rest is for the hypervisor and for the files that it copies to the guest.
+        let share = || self.machine.memory.saturating_mul(5) / 8;
+        match (&self.kernel, chosen) {
+            (None, _) | (_, true) => self.guest_memory,
+            (Some(_), false) => Some(self.guest_memory.unwrap_or_else(share)),
+        }
+    }
+
     /// The run that the options describe.
     pub(super) fn guest_run(&self, ipi_virtualization: Switch) -> Result<GuestRun, CommandError> {
         let guest = match &self.kernel {
@@ -74,6 +92,7 @@ impl GuestOptions {
             vcpus: self.vcpus,
             processors: self.machine.cpus,
             memory: self.machine.memory_bytes(),
+            guest_memory_mib: self.guest_memory_mib(),
             schedule: self.machine.schedule(),
             limit: self.machine.limit,
             model: self.machine.model(),

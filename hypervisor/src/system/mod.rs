@@ -74,8 +74,10 @@ pub struct Boot {
 pub enum Ending {
     /// The guest wrote this to port F4H.
     GuestExit(u8),
-    /// The guest switched its machine off or reset it.
+    /// The guest switched its machine off.
     PowerOff,
+    /// The guest reset its machine, as Linux does after a panic.
+    Reset,
     /// The guest did what ends it: a triple fault, an access that nothing can emulate.
     GuestCrashed,
 }
@@ -86,6 +88,7 @@ impl Ending {
             Self::GuestExit(status) => status as u32,
             Self::PowerOff => 0x100,
             Self::GuestCrashed => 0x101,
+            Self::Reset => 0x102,
         }
     }
 
@@ -93,6 +96,7 @@ impl Ending {
         match code {
             0x100 => Self::PowerOff,
             0x101 => Self::GuestCrashed,
+            0x102 => Self::Reset,
             status => Self::GuestExit(status as u8),
         }
     }
@@ -497,7 +501,8 @@ impl Hypervisor {
                     self.note_device_timer(processor);
                 }
             }
-            PlatformEffect::PowerOff | PlatformEffect::Reset(_) => self.end(Ending::PowerOff),
+            PlatformEffect::PowerOff => self.end(Ending::PowerOff),
+            PlatformEffect::Reset(_) => self.end(Ending::Reset),
             PlatformEffect::Exit(status) => self.end(Ending::GuestExit(status as u8)),
             PlatformEffect::Mark(_) => {}
         }
@@ -825,6 +830,10 @@ impl Hypervisor {
                 }
             }
             Some(Ending::PowerOff) => (Status::GuestSucceeded, "guest-power-off"),
+            Some(Ending::Reset) => {
+                say!("posthaste: the guest reset its machine");
+                (Status::Other, "guest-reset")
+            }
             Some(Ending::GuestCrashed) | None => (Status::Other, "guest-crashed"),
         };
         say!("#ph stop reason={end}");
