@@ -1,10 +1,13 @@
 //! The bootable image on machines that nobody here wrote.
 //!
+//! And Debian's kernel as a guest.
+//!
 //! Built with the feature `peers` only: `cargo xtask test` installs Bochs, QEMU and GRUB's tools and
 //! sets it.
 
 mod bochs;
 mod bochs_run;
+mod linux_guest;
 mod qemu;
 
 use std::path::{Path, PathBuf};

@@ -10,8 +10,9 @@ const CONSOLE: (u32, u32) = (5, 1);
 
 /// What is run first: it looks at the machine, works for a moment and switches off. With
 /// `posthaste.shell` on the kernel's command line it becomes a shell instead; with
-/// `posthaste.pingpong` two processes on two CPUs first wake each other 2000 times. Lines that begin
-/// with `#ph` are for programs.
+/// `posthaste.pingpong` two processes on two CPUs first wake each other 2000 times, and with
+/// `posthaste.work=NAME:ROUNDS,...` the program beside busybox sends IPIs. Lines that begin with `#ph`
+/// are for programs.
 const INIT: &str = r##"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -38,6 +39,11 @@ esac
 before=$(cut -d. -f1 /proc/uptime)
 sleep 1
 echo "#ph slept uptime=$(($(cut -d. -f1 /proc/uptime) - before))"
+for word in $(cat /proc/cmdline); do
+    case "$word" in
+    posthaste.work=*) ipi_workload $(echo "${word#*=}" | tr :, "  ") ;;
+    esac
+done
 cat /proc/interrupts
 echo "#ph warnings begin"
 dmesg -r | grep '^<[0-4]>'

@@ -4,6 +4,7 @@ mod check;
 mod initramfs;
 mod kernels;
 mod linux;
+mod linux_guest;
 mod packages;
 mod picture;
 mod runner;
@@ -17,6 +18,7 @@ usage: cargo xtask TASK
   test     every test there is; sets up what it needs (Debian packages, if root)
   check    formatting and lints, warnings denied
   linux    boot Debian's kernels on the machine, with 1 to 8 processors
+  guest    put a kernel and a RAM disk with work for guests into target/kernels
   picture  draw docs/demonstration.svg from a run of the demonstration";
 
 fn main() -> ExitCode {
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["check"] => check::run(),
         ["linux"] => linux::run(),
+        ["guest"] => linux_guest::prepare(),
         ["picture"] => picture::run(),
         _ => Err(USAGE.to_owned()),
     };

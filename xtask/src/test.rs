@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::packages;
 use crate::runner::{Tested, cargo, tests};
+use crate::{linux_guest, packages};
 
 /// Optimized, with every run-time check of a debug build.
 const PROFILE: &str = "checked";
@@ -22,6 +22,7 @@ const MODEL_CHECKED: [(&str, &[&str]); 2] = [
 /// Runs them; the closing lines are what the runners counted.
 pub(crate) fn run() -> Result<(), String> {
     packages::ensure()?;
+    linux_guest::prepare()?;
     let comparison = crate::root().join(COMPARISON);
     if comparison.exists() {
         fs::remove_file(&comparison).map_err(|error| format!("{COMPARISON}: {error}"))?;

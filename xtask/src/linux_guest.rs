@@ -1,0 +1,49 @@
+//! What the tests of Linux as a guest need: kernels, and an initial RAM disk with work for it.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::{initramfs, kernels, root};
+
+/// Where the RAM disk goes; the tests look there.
+const INITIAL_RAM_DISK: &str = "target/kernels/guest.cpio";
+const PROGRAM: &str = "target/kernels/ipi_workload";
+const SOURCE: &str = "xtask/programs/ipi_workload.rs";
+
+/// Downloads and builds it.
+pub(crate) fn prepare() -> Result<(), String> {
+    let kernels = kernels::ensure(&root())?;
+    let program = root().join(PROGRAM);
+    build(&program)?;
+    let image = initramfs::build(&kernels.busybox, &[&program])?;
+    let path = root().join(INITIAL_RAM_DISK);
+    std::fs::write(&path, image).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// A program that needs no library: the RAM disk has none.
+fn build(program: &Path) -> Result<(), String> {
+    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(&compiler)
+        .args([
+            "--edition",
+            "2024",
+            "-C",
+            "opt-level=2",
+            "-C",
+            "panic=abort",
+        ])
+        .args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"])
+        .arg("-o")
+        .arg(program)
+        .arg(root().join(SOURCE))
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", compiler.display()))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!(
+            "{SOURCE} does not compile: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        ))
+    }
+}
