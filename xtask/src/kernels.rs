@@ -23,6 +23,7 @@ pub(crate) fn ensure(root: &Path) -> Result<Kernels, String> {
     std::fs::create_dir_all(&tree)
         .map_err(|error| format!("cannot create {}: {error}", tree.display()))?;
     if find(&tree).is_err() {
+        crate::packages::update_lists()?;
         for package in [
             depends_on("linux-image-cloud-amd64")?,
             depends_on("linux-image-amd64")?,

@@ -37,19 +37,6 @@ pub(crate) fn ensure() -> Result<(), String> {
         ));
     }
     eprintln!("{by_hand}");
-    let apt = |arguments: &[&str]| {
-        let status = Command::new("apt-get")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .args(["-qq", "-o", "Dpkg::Use-Pty=0"])
-            .args(arguments)
-            .status()
-            .map_err(|error| format!("cannot run apt-get: {error}"))?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(format!("apt-get {} failed: {status}", arguments.join(" ")))
-        }
-    };
     apt(&["update"])?;
     let mut install = vec!["install", "--yes", "--no-install-recommends"];
     install.extend(&wanted);
@@ -59,6 +46,26 @@ pub(crate) fn ensure() -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("still missing after the installation: {wanted:?}"))
+    }
+}
+
+/// Brings apt's lists up to date, so that what they name can be fetched; only root can, and others
+/// go by the lists there are.
+pub(crate) fn update_lists() -> Result<(), String> {
+    if is_root() { apt(&["update"]) } else { Ok(()) }
+}
+
+fn apt(arguments: &[&str]) -> Result<(), String> {
+    let status = Command::new("apt-get")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-qq", "-o", "Dpkg::Use-Pty=0"])
+        .args(arguments)
+        .status()
+        .map_err(|error| format!("cannot run apt-get: {error}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("apt-get {} failed: {status}", arguments.join(" ")))
     }
 }
 
