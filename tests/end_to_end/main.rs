@@ -8,4 +8,5 @@ mod figures;
 mod json;
 mod processor_models;
 mod program;
+mod red_zone;
 mod seeds;

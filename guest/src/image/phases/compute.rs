@@ -23,9 +23,15 @@ pub(in crate::image) fn checksum() -> u64 {
 }
 
 pub(super) fn run(context: &Context) -> Option<&'static str> {
-    if context.processor.index() != 0 {
-        return None;
+    if context.processor.index() == 0 {
+        CHECKSUM.store(work(context), Ordering::Relaxed);
     }
+    None
+}
+
+/// Not a part of its callers: the buffers fit on the boot processor's stack only.
+#[inline(never)]
+fn work(context: &Context) -> u64 {
     let mut words = [0u64; WORDS];
     let mut random = Random::new(context.seed, 0);
     words.fill_with(|| random.draw());
@@ -40,8 +46,7 @@ pub(super) fn run(context: &Context) -> Option<&'static str> {
         sum = sum.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ called(round, 12);
         copied(&words, &mut copy);
     }
-    CHECKSUM.store(black_box(sum), Ordering::Relaxed);
-    None
+    black_box(sum)
 }
 
 /// Reads and writes as many words as there are in an order that depends on them.
