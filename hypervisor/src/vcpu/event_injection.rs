@@ -2,6 +2,7 @@
 //! interrupted (SDM 28.2.4 Information for VM exits during event delivery).
 
 use crate::vmx::vmcs::{Vmcs, VmxError};
+use arch::control_register::cr0;
 use arch::exception;
 use arch::interruption::{InterruptionInformation, InterruptionType};
 use arch::vmcs;
@@ -67,10 +68,17 @@ impl Event {
 
     /// Writes the entry fields.
     pub fn write(self, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
-        vmcs.write(vmcs::ENTRY_INTERRUPTION_INFORMATION, self.information.0)?;
-        if self.information.has_error_code() {
-            vmcs.write(vmcs::ENTRY_EXCEPTION_ERROR_CODE, self.error_code)?;
+        let mut information = self.information;
+        if information.has_error_code() {
+            // SDM 27.2.1.3 VM-entry control fields: no error code for a guest in real mode, where
+            // delivery pushes none.
+            if vmcs.read(vmcs::GUEST_CR0)? & cr0::PE == 0 {
+                information.0 &= !InterruptionInformation::ERROR_CODE;
+            } else {
+                vmcs.write(vmcs::ENTRY_EXCEPTION_ERROR_CODE, self.error_code)?;
+            }
         }
+        vmcs.write(vmcs::ENTRY_INTERRUPTION_INFORMATION, information.0)?;
         if matches!(
             self.information.interruption_type(),
             InterruptionType::SoftwareInterrupt
@@ -136,11 +144,19 @@ mod tests {
     #[test]
     fn a_fault_carries_its_error_code() {
         let mut map = MapVmcs::default();
+        map.fields.insert(vmcs::GUEST_CR0.0, cr0::PE);
         Event::exception(13, 0x18).write(&mut map).unwrap();
-        assert_eq!(map.writes, [(0x4016, 0x8000_0b0d), (0x4018, 0x18)]);
+        assert_eq!(map.writes, [(0x4018, 0x18), (0x4016, 0x8000_0b0d)]);
         map.writes.clear();
         Event::exception(6, 0).write(&mut map).unwrap();
         assert_eq!(map.writes, [(0x4016, 0x8000_0306)]);
+    }
+
+    #[test]
+    fn a_fault_in_real_mode_has_no_error_code() {
+        let mut map = MapVmcs::default();
+        Event::exception(13, 0x18).write(&mut map).unwrap();
+        assert_eq!(map.writes, [(0x4016, 0x8000_030d)]);
     }
 
     #[test]

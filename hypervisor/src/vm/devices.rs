@@ -297,9 +297,10 @@ mod tests {
             assert_eq!(bench.read(port, 2), 0xffff, "{port:#x}");
         }
         assert_eq!(bench.read(0xcfc, 4), 0xffff_ffff);
-        // Device 0, function 6: not the reset that 6 means at CF9H.
+        // Device 0, function 6: no such function, and not the reset that 6 means at CF9H.
         assert!(bench.out(0xcf8, 4, 0x8000_0600).is_empty());
-        assert_eq!(bench.read(0xcf8, 4), 0xffff_ffff);
+        assert_eq!(bench.read(0xcf8, 4), 0x8000_0600);
+        assert_eq!(bench.read(0xcfc, 4), 0xffff_ffff);
         assert_eq!(bench.platform.mmio_read(0xd000_0000), None);
         let context = bench.context();
         let mut platform = Platform::new();
