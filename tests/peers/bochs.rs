@@ -15,7 +15,9 @@ fn runs_to_the_end(apic: &str) {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bochs-{apic}"));
     let mut bochs = Bochs::start(&directory, &iso, 4);
     let text = bochs.wait(Duration::from_secs(300), |text| {
-        text.lines().any(|line| line.starts_with("#ph stop "))
+        // The line must be whole: the file grows byte by byte.
+        text.split_inclusive('\n')
+            .any(|line| line.starts_with("#ph stop ") && line.ends_with('\n'))
     });
     let lines: Vec<ReportLine> = text.lines().filter_map(ReportLine::parse).collect();
     let find = |kind: &str, key: &str, value: &str| {
