@@ -6,7 +6,8 @@ use std::fmt;
 use arch::exit::ExitReason;
 use devices::debug_port::PhaseMark;
 use machine::machine::Report;
-use machine::trace::Counters;
+use machine::platform::Mark;
+use machine::trace::{CommandKind, Counters};
 use serde::Serialize;
 
 use crate::guest_run::{GuestRun, Switch};
@@ -46,8 +47,83 @@ pub struct RunResult {
     pub lost_interrupts: u64,
     /// VM exits of the whole run by reason; reasons that did not occur are absent.
     pub exits: BTreeMap<&'static str, u64>,
+    /// What each workload of the guest did, in their order; empty if the guest reported none.
+    pub workloads: Vec<Workload>,
     /// Hash of every event with its time.
     pub trace_hash: String,
+}
+
+/// One workload of a guest, between its two phase marks. All but the first five fields is the machine's
+/// count, of all processors.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Workload {
+    /// Its name.
+    pub name: String,
+    /// Rounds, as the guest was told.
+    pub rounds: u64,
+    /// What it computed, 16 hexadecimal digits.
+    pub result: String,
+    /// IPIs that the guest's kernel counted as received between the marks.
+    pub received_ipis: u64,
+    /// And those that it counted around the marks too: what was sent between them is not more.
+    pub received_ipis_at_most: u64,
+    /// Unicast IPIs that the guest sent.
+    pub unicast_ipis: u64,
+    /// Those of them that the processor virtualized: the sender did not exit.
+    pub virtualized_ipis: u64,
+    /// `virtualized_ipis` by `unicast_ipis`; 1 if there were none.
+    pub virtualized_share: f64,
+    /// Self-IPIs that the processor virtualized.
+    pub virtualized_self_ipis: u64,
+    /// Interrupt commands that caused an exit, by kind; kinds that did not occur are absent.
+    pub exited_commands: BTreeMap<&'static str, u64>,
+    /// Notifications for which a running receiver had to leave the guest.
+    pub receiver_exits: u64,
+    /// VM exits by reason; reasons that did not occur are absent.
+    pub exits: BTreeMap<&'static str, u64>,
+    /// Instructions executed in VMX non-root operation.
+    pub guest_instructions: u64,
+    /// Instructions executed in VMX root operation.
+    pub root_instructions: u64,
+    /// Virtual time in nanoseconds.
+    pub virtual_time: u64,
+}
+
+impl Workload {
+    /// The figures of the workload that a guest's line names.
+    fn new(report: &Report, line: &ReportLine) -> Self {
+        // A number that is no phase was marked by nobody.
+        let phase = u8::try_from(line.number("phase"))
+            .map_or_else(|_| Phase::default(), |number| Phase::find(report, number));
+        let counters = &phase.counters;
+        let virtualized_ipis = counters.ipis_virtualized;
+        let unicast_ipis = virtualized_ipis + counters.commands_exited_of(CommandKind::Unicast);
+        Self {
+            name: line.get("name").to_owned(),
+            rounds: line.number("rounds"),
+            result: line.get("result").to_owned(),
+            received_ipis: line.number("received"),
+            received_ipis_at_most: line.number("received_at_most"),
+            unicast_ipis,
+            virtualized_ipis,
+            virtualized_share: if unicast_ipis == 0 {
+                1.0
+            } else {
+                virtualized_ipis as f64 / unicast_ipis as f64
+            },
+            virtualized_self_ipis: counters.self_ipis_virtualized,
+            exited_commands: CommandKind::ALL
+                .into_iter()
+                .map(|kind| (kind.name(), counters.commands_exited_of(kind)))
+                .filter(|(_, count)| *count != 0)
+                .collect(),
+            receiver_exits: counters.notifications_exited,
+            exits: exits_by_name(counters),
+            guest_instructions: counters.guest_instructions,
+            root_instructions: phase.root_instructions,
+            virtual_time: phase.time,
+        }
+    }
 }
 
 /// The document that `--json` prints.
@@ -102,6 +178,11 @@ impl RunResult {
                 .map(|line| line.number("lost"))
                 .sum(),
             exits: exits_by_name(&total),
+            workloads: lines
+                .iter()
+                .filter(|line| line.kind == "work")
+                .map(|line| Workload::new(report, line))
+                .collect(),
             trace_hash: format!("{:016x}", report.trace_hash),
         }
     }
@@ -177,22 +258,27 @@ fn exits_by_name(counters: &Counters) -> BTreeMap<&'static str, u64> {
 }
 
 /// What all processors did between the marks of one phase.
+#[derive(Default)]
 struct Phase {
     counters: Counters,
     root_instructions: u64,
+    /// Nanoseconds.
+    time: u64,
 }
 
 impl Phase {
     fn find(report: &Report, number: u8) -> Self {
         let at = |mark| report.marks.iter().find(|place| place.mark == mark);
-        let mut phase = Self {
-            counters: Counters::default(),
-            root_instructions: 0,
-        };
+        let mut phase = Self::default();
         let (Some(begin), Some(end)) = (at(PhaseMark::Begin(number)), at(PhaseMark::End(number)))
         else {
             return phase;
         };
+        // The processor that makes a mark is the first that comes to know of it.
+        let first = |mark: &Mark| mark.snapshots.iter().flatten().map(|at| at.time).min();
+        phase.time = first(end)
+            .zip(first(begin))
+            .map_or(0, |(end, begin)| end.saturating_sub(begin));
         for (begin, end) in begin.snapshots.iter().zip(&end.snapshots) {
             let (Some(begin), Some(end)) = (begin, end) else {
                 continue;

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::program::posthaste;
 
 /// The fields of a run, in the order in which they are documented.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "apic",
     "ipi_virtualization",
     "vcpus",
@@ -20,6 +20,7 @@ const FIELDS: [&str; 15] = [
     "notifications",
     "lost_interrupts",
     "exits",
+    "workloads",
     "trace_hash",
 ];
 
@@ -56,6 +57,8 @@ fn runs(document: &Value) -> &Vec<Value> {
             "{hash}"
         );
         assert_eq!(run["lost_interrupts"], 0);
+        // Our own guest has phases, and no workloads.
+        assert_eq!(run["workloads"], Value::Array(Vec::new()));
     }
     runs
 }

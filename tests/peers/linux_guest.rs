@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use posthaste::guest_run::{ApicMode, GuestRun};
+use posthaste::result::Workload;
 
 /// Warnings of the kernel that a PC without PCI Express prints too.
 const ALLOWED: &str = "fail to add MMCONFIG information";
@@ -35,7 +36,7 @@ fn boots_and_virtualizes(apic: ApicMode, routing: &str) {
             std::fs::read(cached("guest.cpio")).expect("a RAM disk: run cargo xtask test"),
         ),
         guest_options: "console=ttyS0 panic=-1 \
-                        posthaste.work=pipe:100,futex:100,membarrier:100,mprotect:100"
+                        posthaste.work=pipe:100,futex:100,membarrier:100,mprotect:100,hackbench:20"
             .to_owned(),
         apic,
         vcpus: VCPUS,
@@ -64,12 +65,42 @@ fn boots_and_virtualizes(apic: ApicMode, routing: &str) {
         .filter(|line| !line.contains(ALLOWED))
         .collect();
     assert_eq!(warnings, [""; 0]);
-    // Two to a round trip, or one to each of two busy CPUs; few if a waiting thread had not slept yet.
-    let result = &finished.result;
-    assert!(result.unicast_ipis >= 600, "{result:?}");
-    // The kernel reads its counts outside the marks, where an IPI or two come too.
-    let difference = result.unicast_ipis.abs_diff(result.virtualized_ipis);
-    assert!(difference * 100 <= result.unicast_ipis, "{result:?}");
+    workloads_are_virtualized(&finished.result.workloads);
+}
+
+/// Each workload's name, and how many IPIs it takes at least: two to a round trip, or one to each of
+/// two busy CPUs; few if a waiting thread had not slept yet.
+const WORKLOADS: [(&str, u64); 5] = [
+    ("pipe", 180),
+    ("futex", 180),
+    ("membarrier", 180),
+    ("mprotect", 180),
+    ("hackbench", 10),
+];
+
+fn workloads_are_virtualized(workloads: &[Workload]) {
+    let names: Vec<&str> = workloads.iter().map(|work| work.name.as_str()).collect();
+    assert_eq!(names, WORKLOADS.map(|(name, _)| name));
+    let (mut sent, mut virtualized) = (0, 0);
+    for (work, (_, least)) in workloads.iter().zip(WORKLOADS) {
+        assert!(work.unicast_ipis >= least, "{work:?}");
+        assert_eq!(work.receiver_exits, 0, "{work:?}");
+        // One command for all but the sender.
+        let broadcast = work.exited_commands.get("broadcast").copied().unwrap_or(0);
+        let asked = work.unicast_ipis
+            + work.virtualized_self_ipis
+            + work.exited_commands.get("self").copied().unwrap_or(0)
+            + broadcast * (VCPUS as u64 - 1);
+        // What the kernel counted inside the marks, and on both sides of them.
+        let counted = work.received_ipis..=work.received_ipis_at_most;
+        assert!(counted.contains(&asked), "{asked} {work:?}");
+        sent += work.unicast_ipis;
+        virtualized += work.virtualized_ipis;
+    }
+    assert!(
+        virtualized * 1000 >= sent * 999,
+        "{virtualized} of {sent} unicast IPIs were virtualized: {workloads:?}"
+    );
 }
 
 #[test]

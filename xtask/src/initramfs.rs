@@ -12,7 +12,7 @@ const CONSOLE: (u32, u32) = (5, 1);
 /// `posthaste.shell` on the kernel's command line it becomes a shell instead; with
 /// `posthaste.pingpong` two processes on two CPUs first wake each other 2000 times, and with
 /// `posthaste.work=NAME:ROUNDS,...` the program beside busybox sends IPIs. Lines that begin with `#ph`
-/// are for programs.
+/// are for programs. A machine that resets itself has failed.
 const INIT: &str = r##"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -36,20 +36,22 @@ case "$(cat /proc/cmdline)" in
         echo "#ph pingpong rounds=$i"'
     ;;
 esac
+verdict=pass
 before=$(cut -d. -f1 /proc/uptime)
 sleep 1
 echo "#ph slept uptime=$(($(cut -d. -f1 /proc/uptime) - before))"
 for word in $(cat /proc/cmdline); do
     case "$word" in
-    posthaste.work=*) ipi_workload $(echo "${word#*=}" | tr :, "  ") ;;
+    posthaste.work=*) ipi_workload $(echo "${word#*=}" | tr :, "  ") || verdict=fail ;;
     esac
 done
 cat /proc/interrupts
 echo "#ph warnings begin"
 dmesg -r | grep '^<[0-4]>'
 echo "#ph warnings end"
-echo "#ph linux verdict=pass"
+echo "#ph linux verdict=$verdict"
 stty -F /dev/ttyS0 > /dev/null
+[ $verdict = pass ] || reboot -f
 poweroff -f
 "##;
 
@@ -102,19 +104,39 @@ impl Archive {
     }
 }
 
-/// The archive, with the programs beside busybox that are given by their path.
-pub(crate) fn build(busybox: &Path, programs: &[&Path]) -> Result<Vec<u8>, String> {
+/// A file of the archive that runs or is loaded by what runs.
+pub(crate) struct File<'a> {
+    /// Its path in the archive, without the first slash.
+    pub(crate) name: &'a str,
+    /// Where it is here.
+    pub(crate) source: &'a Path,
+}
+
+/// The archive: busybox, and what is put beside it.
+pub(crate) fn build(busybox: &Path, files: &[File<'_>]) -> Result<Vec<u8>, String> {
     let mut archive = Archive::default();
-    for name in ["bin", "dev", "proc", "sys", "tmp"] {
+    for name in [
+        "bin",
+        "dev",
+        "lib",
+        "lib64",
+        "lib/x86_64-linux-gnu",
+        "proc",
+        "sys",
+        "tmp",
+    ] {
         archive.directory(name);
     }
     archive.entry("dev/console", CHARACTER_DEVICE, CONSOLE, &[]);
     archive.entry("init", PROGRAM, (0, 0), INIT.as_bytes());
-    for path in [busybox].iter().chain(programs) {
-        let content =
-            std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        archive.entry(&format!("bin/{name}"), PROGRAM, (0, 0), &content);
+    let busybox = File {
+        name: "bin/busybox",
+        source: busybox,
+    };
+    for file in [&busybox].into_iter().chain(files) {
+        let content = std::fs::read(file.source)
+            .map_err(|error| format!("{}: {error}", file.source.display()))?;
+        archive.entry(file.name, PROGRAM, (0, 0), &content);
     }
     archive.entry("TRAILER!!!", 0, (0, 0), &[]);
     Ok(archive.bytes)

@@ -1,4 +1,4 @@
-//! Debian 12's kernels and a static busybox, fetched by apt into a cache below `target/`.
+//! Debian 12's kernels, a static busybox, and hackbench with its library, fetched by apt into a cache below `target/`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +14,14 @@ pub(crate) struct Kernels {
     pub(crate) full: PathBuf,
     /// A busybox that needs no library.
     pub(crate) busybox: PathBuf,
+    /// A program that passes messages between processes.
+    pub(crate) hackbench: PathBuf,
+    /// The C library that it needs.
+    pub(crate) c_library: PathBuf,
+    /// What was a library of its own once; programs still ask for it.
+    pub(crate) thread_library: PathBuf,
+    /// What loads them.
+    pub(crate) loader: PathBuf,
 }
 
 /// The kernels, downloaded if they are not in the cache.
@@ -28,6 +36,8 @@ pub(crate) fn ensure(root: &Path) -> Result<Kernels, String> {
             depends_on("linux-image-cloud-amd64")?,
             depends_on("linux-image-amd64")?,
             "busybox-static".to_owned(),
+            "rt-tests".to_owned(),
+            "libc6".to_owned(),
         ] {
             fetch(&package, &cache, &tree)?;
         }
@@ -51,14 +61,22 @@ fn find(tree: &Path) -> Result<Kernels, String> {
             .cloned()
             .ok_or_else(|| format!("no kernel in {}", boot.display()))
     };
-    let busybox = tree.join("bin/busybox");
-    if !busybox.exists() {
-        return Err(format!("{} is missing", busybox.display()));
-    }
+    let file = |name: &str| {
+        let path = tree.join(name);
+        if path.exists() {
+            Ok(path)
+        } else {
+            Err(format!("{} is missing", path.display()))
+        }
+    };
     Ok(Kernels {
         cloud: newest(true)?,
         full: newest(false)?,
-        busybox,
+        busybox: file("bin/busybox")?,
+        hackbench: file("usr/bin/hackbench")?,
+        c_library: file("lib/x86_64-linux-gnu/libc.so.6")?,
+        thread_library: file("lib/x86_64-linux-gnu/libpthread.so.0")?,
+        loader: file("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")?,
     })
 }
 

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{initramfs, kernels, root};
+use crate::initramfs::{self, File};
+use crate::{kernels, root};
 
 /// Where the RAM disk goes; the tests look there.
 const INITIAL_RAM_DISK: &str = "target/kernels/guest.cpio";
@@ -15,7 +16,19 @@ pub(crate) fn prepare() -> Result<(), String> {
     let kernels = kernels::ensure(&root())?;
     let program = root().join(PROGRAM);
     build(&program)?;
-    let image = initramfs::build(&kernels.busybox, &[&program])?;
+    let files = [
+        ("bin/ipi_workload", &program),
+        ("bin/hackbench", &kernels.hackbench),
+        ("lib/x86_64-linux-gnu/libc.so.6", &kernels.c_library),
+        (
+            "lib/x86_64-linux-gnu/libpthread.so.0",
+            &kernels.thread_library,
+        ),
+        // Where the psABI says that the loader is.
+        ("lib64/ld-linux-x86-64.so.2", &kernels.loader),
+    ];
+    let files = files.map(|(name, source)| File { name, source });
+    let image = initramfs::build(&kernels.busybox, &files)?;
     let path = root().join(INITIAL_RAM_DISK);
     std::fs::write(&path, image).map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -4,7 +4,7 @@ mod counters;
 mod event;
 mod report;
 
-pub use counters::{Counters, Snapshot};
+pub use counters::{CommandKind, Counters, Snapshot};
 pub(crate) use event::mix;
 pub use event::{Event, Trace};
 pub use report::Unimplemented;

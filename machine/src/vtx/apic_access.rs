@@ -5,6 +5,7 @@ use arch::{apic_register, exit::ExitReason};
 
 use super::{Trap, VmExit, apic_virtualization as virtualization, ipi_virtualization};
 use crate::cpu::{Cpu, raise::Raised};
+use crate::trace::CommandKind;
 
 /// A write that went to the virtual-APIC page and whose emulation is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +157,11 @@ pub fn apic_access_write(
     linear: u64,
 ) -> Result<(), Raised> {
     if !write_is_virtualized(cpu, offset, size) {
+        if offset == u64::from(apic_register::INTERRUPT_COMMAND) {
+            // Where the high half is, the hypervisor alone knows.
+            cpu.counters
+                .count_command(CommandKind::of_xapic(value as u32, 0));
+        }
         return Err(access_exit(cpu, offset, Type::LinearWrite, linear));
     }
     cpu.virtual_apic_page().write_bytes(offset, size, value);
@@ -199,7 +205,8 @@ pub(super) fn emulate_write(cpu: &mut Cpu, offset: u64) {
             let low = page.read_bytes(u64::from(apic_register::INTERRUPT_COMMAND), 4) as u32;
             let high = page.read_bytes(u64::from(apic_register::INTERRUPT_COMMAND_HIGH), 4) as u32;
             let decision = memory_mapped_command(low, high, ipi_controls(cpu));
-            ipi_virtualization::carry_out(cpu, decision, offset);
+            let kind = CommandKind::of_xapic(low, high);
+            ipi_virtualization::carry_out(cpu, decision, kind, offset);
         }
         0x310..=0x313 => {
             let mut page = cpu.virtual_apic_page();

@@ -198,6 +198,9 @@ fn external_interrupt(cpu: &mut Cpu) -> Processed {
         {
             posted_interrupts::process(cpu);
         } else {
+            if posted_interrupts::names(cpu, vector) {
+                cpu.counters.notifications_exited += 1;
+            }
             exit_with_vector(cpu, vector);
         }
     } else if controls.exit(exit_control::ACKNOWLEDGE_INTERRUPT) {

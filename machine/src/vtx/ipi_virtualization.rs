@@ -14,22 +14,30 @@ use arch::{
 use std::sync::atomic::Ordering;
 
 use super::{apic_access, apic_virtualization};
-use crate::{cpu::Cpu, memory::Ram, trace::Event};
+use crate::{
+    cpu::Cpu,
+    memory::Ram,
+    trace::{CommandKind, Event},
+};
 
 /// Carries out what a write of the interrupt command register was decided to be; `offset` is the
-/// page offset for the exit.
-pub(super) fn carry_out(cpu: &mut Cpu, decision: IpiDecision, offset: u64) {
+/// page offset for the exit, `kind` what was asked for.
+pub(super) fn carry_out(cpu: &mut Cpu, decision: IpiDecision, kind: CommandKind, offset: u64) {
     match decision {
         IpiDecision::SelfIpi { vector } => apic_virtualization::virtualize_self_ipi(cpu, vector),
         IpiDecision::VirtualizeIpi { vector, target } => {
             if virtualize(cpu, vector, target).is_err() {
+                cpu.counters.count_command(kind);
                 // As if for page offset 300H, whatever the instruction was.
                 apic_access::apic_write_exit(cpu, 0x300);
             }
         }
         IpiDecision::ApicWriteExit
         | IpiDecision::GeneralProtection
-        | IpiDecision::NotVirtualized => apic_access::apic_write_exit(cpu, offset),
+        | IpiDecision::NotVirtualized => {
+            cpu.counters.count_command(kind);
+            apic_access::apic_write_exit(cpu, offset);
+        }
     }
 }
 

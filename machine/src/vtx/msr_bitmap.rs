@@ -6,6 +6,7 @@ use arch::{exit::ExitReason, msr, vmx_control::primary};
 
 use super::{apic_access, apic_virtualization, instruction_exit, ipi_virtualization};
 use crate::cpu::{Cpu, raise::Raised};
+use crate::trace::CommandKind;
 
 /// The four bitmaps, by their place in the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +73,14 @@ pub fn write(cpu: &mut Cpu, index: u32, value: u64) -> Result<Write, Raised> {
     if !cpu.vmx.non_root {
         return Ok(Write::Physical);
     }
+    let kind = match index {
+        msr::IA32_X2APIC_SELF_IPI => CommandKind::ToSelf,
+        _ => CommandKind::of_x2apic(value),
+    };
     if intercepts(cpu, index, Direction::Write) {
+        if matches!(index, msr::IA32_X2APIC_ICR | msr::IA32_X2APIC_SELF_IPI) {
+            cpu.counters.count_command(kind);
+        }
         return Err(instruction_exit(cpu, ExitReason::Wrmsr));
     }
     if !cpu.vmx.controls.virtualize_x2apic_mode() {
@@ -96,18 +104,24 @@ pub fn write(cpu: &mut Cpu, index: u32, value: u64) -> Result<Write, Raised> {
         }
         msr::IA32_X2APIC_SELF_IPI => {
             let decision = x2apic_self_ipi(value, apic_access::ipi_controls(cpu));
-            return command(cpu, decision, 0x3f0, value);
+            return command(cpu, decision, kind, 0x3f0, value);
         }
         msr::IA32_X2APIC_ICR => {
             let decision = x2apic_command(value, apic_access::ipi_controls(cpu));
-            return command(cpu, decision, 0x300, value);
+            return command(cpu, decision, kind, 0x300, value);
         }
         _ => return Ok(Write::Physical),
     }
     Ok(Write::Done)
 }
 
-fn command(cpu: &mut Cpu, decision: IpiDecision, offset: u64, value: u64) -> Result<Write, Raised> {
+fn command(
+    cpu: &mut Cpu,
+    decision: IpiDecision,
+    kind: CommandKind,
+    offset: u64,
+    value: u64,
+) -> Result<Write, Raised> {
     match decision {
         IpiDecision::NotVirtualized => Ok(Write::Physical),
         IpiDecision::GeneralProtection => Err(cpu.general_protection(0)),
@@ -116,7 +130,7 @@ fn command(cpu: &mut Cpu, decision: IpiDecision, offset: u64, value: u64) -> Res
         | IpiDecision::ApicWriteExit => {
             // The success path of 83FH storing its value is UNCONFIRMED.
             cpu.virtual_apic_page().write_bytes(offset, 8, value);
-            ipi_virtualization::carry_out(cpu, decision, offset);
+            ipi_virtualization::carry_out(cpu, decision, kind, offset);
             Ok(Write::Done)
         }
     }

@@ -2,6 +2,7 @@
 
 use apic::register_page::{VectorBank, merge_vectors};
 use arch::msr;
+use std::sync::atomic::Ordering;
 
 use super::{apic_virtualization, ipi_virtualization::descriptor_view};
 use crate::{cpu::Cpu, trace::Event};
@@ -38,4 +39,16 @@ fn end_of_interrupt(cpu: &mut Cpu) {
         }
         ApicMode::Disabled => {}
     }
+}
+
+/// Whether the posted-interrupt descriptor of the virtual processor that runs names `vector` for its
+/// notifications.
+pub(super) fn names(cpu: &Cpu, vector: u8) -> bool {
+    let control = cpu
+        .ram
+        .offset(cpu.vmx.controls.descriptor)
+        .and_then(|at| descriptor_view(&cpu.ram, at))
+        .map(|descriptor| descriptor.control.load(Ordering::SeqCst));
+    // SDM 30.6: NV is bits 279:272 of the descriptor, bits 23:16 of this word.
+    control.is_some_and(|control| (control >> 16) as u8 == vector)
 }
