@@ -14,6 +14,7 @@ const SOURCES: &[&str] = &[
     "apic",
     "devices",
     "firmware",
+    "freestanding",
     "Cargo.toml",
     "Cargo.lock",
 ];

@@ -28,8 +28,18 @@ use posthaste_guest::{
     physical_memory::PhysicalMemory,
 };
 
-global_asm!(include_str!("boot.s"), options(att_syntax));
-global_asm!(include_str!("runtime.s"), options(att_syntax));
+global_asm!(
+    include_str!("../../../freestanding/boot.s"),
+    options(att_syntax)
+);
+global_asm!(
+    include_str!("../../../freestanding/runtime.s"),
+    options(att_syntax)
+);
+global_asm!(
+    include_str!("application_processors.s"),
+    options(att_syntax)
+);
 
 unsafe extern "C" {
     static start_up_code: u8;

@@ -13,9 +13,15 @@ use posthaste_hypervisor::host::interrupt::{self, Frame};
 use posthaste_hypervisor::host::{console, shutdown};
 use posthaste_hypervisor::say;
 
-global_asm!(include_str!("boot.s"), options(att_syntax));
+global_asm!(
+    include_str!("../../../freestanding/boot.s"),
+    options(att_syntax)
+);
 global_asm!(include_str!("trampoline.s"), options(att_syntax));
-global_asm!(include_str!("runtime.s"), options(att_syntax));
+global_asm!(
+    include_str!("../../../freestanding/runtime.s"),
+    options(att_syntax)
+);
 global_asm!(include_str!("exceptions.s"), options(att_syntax));
 
 #[panic_handler]

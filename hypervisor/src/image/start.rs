@@ -53,7 +53,7 @@ static BOOT_MEMORY: BootHeap = BootHeap(core::cell::UnsafeCell::new([0; BOOT_HEA
 
 /// The first Rust code: `protocol` and `information` are what the loader passed.
 #[unsafe(no_mangle)]
-extern "C" fn image_start_rust(protocol: u32, information: u64) -> ! {
+extern "C" fn boot_processor_start(protocol: u32, information: u64) -> ! {
     console::initialize();
     if cpuid(1, 0).ecx & CPUID_VMX == 0 {
         say!("posthaste: this processor has no VT-x (CPUID.1:ECX.VMX is 0); nothing can run here");

@@ -1,4 +1,5 @@
-# Entry points of the boot processor and the start-up code of the others. AT&T syntax.
+# Entry points of a bootable image's boot processor, up to its first Rust function:
+# boot_processor_start(protocol: u32, information: u64). AT&T syntax.
 
 # --- PVH: the loader finds the 32-bit entry in this ELF note -------------------------
 .section .note.Xen, "a", @note
@@ -23,7 +24,7 @@ multiboot2_header_end:
 
 .section .boot.text, "ax", @progbits
 .code32
-.globl pvh_entry, multiboot2_entry
+.globl pvh_entry, multiboot2_entry, long_mode_32, load_data_segments
 pvh_entry:                              # EBX = hvm_start_info, EAX undefined
         cli
         cld
@@ -88,15 +89,6 @@ long_mode_32:
         movl    %eax, %cr0
         ret
 
-application_processor_32:               # from the start-up page, paging off
-        movw    $0x10, %ax
-        movw    %ax, %ds
-        movw    %ax, %es
-        movw    %ax, %ss
-        movl    starting_stack, %esp
-        call    long_mode_32
-        ljmpl   $0x08, $application_processor_64
-
 .code64
 boot_processor_64:
         call    load_data_segments
@@ -107,14 +99,7 @@ boot_processor_64:
         call    boot_processor_start
         ud2
 
-application_processor_64:
-        call    load_data_segments
-        movq    starting_stack, %rsp
-        movq    starting_processor, %rdi
-        xorl    %ebp, %ebp
-        call    application_processor_start
-        ud2
-
+# Leaves EDI, ESI and EBX.
 load_data_segments:
         movw    $0x10, %ax
         movw    %ax, %ds
@@ -126,6 +111,7 @@ load_data_segments:
         ret
 
 .balign 8
+.globl boot_gdt
 boot_gdt:
         .quad 0
         .quad 0x00af9b000000ffff        # 0x08 64-bit code
@@ -136,33 +122,14 @@ boot_gdt_pointer:
         .long boot_gdt
         .long 0
 
-# --- Copied to a page below 1 MiB; a start-up IPI enters it in real mode at CS:0 ------
-.section .trampoline, "a", @progbits
-.balign 16
-.globl start_up_code, start_up_code_end
-.code16
-start_up_code:
-        cli
-        cld
-        lgdtl   %cs:(start_up_gdt_pointer - start_up_code)
-        movl    %cr0, %eax
-        orl     $1, %eax
-        movl    %eax, %cr0
-        ljmpl   $0x18, $application_processor_32
-.balign 4
-start_up_gdt_pointer:
-        .short 31
-        .long boot_gdt
-start_up_code_end:
-.code64
-
 .section .bss.boot, "aw", @nobits
 .balign 4096
+.globl boot_pml4
 boot_pml4: .skip 4096
 boot_pdpt: .skip 4096
 boot_pd:   .skip 4 * 4096
 boot_apic_pt: .skip 4096
-           .skip 65536
+           .skip 131072
 .balign 16
 boot_stack_top:
 .text

@@ -1,4 +1,4 @@
-# What the prebuilt x86_64-unknown-linux-gnu core expects from a C library. In assembly so that
+# What the prebuilt x86_64-unknown-linux-gnu core and alloc expect from a C library. In assembly so that
 # the compiler cannot turn them into calls to themselves.
 .section .text.runtime, "ax", @progbits
 .globl memcpy, memmove, memset, memcmp, bcmp
