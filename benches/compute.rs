@@ -6,20 +6,17 @@
 //! host's, from the end of the guest's first line on the serial port to the first byte after it.
 #![allow(missing_docs, reason = "a program")]
 
-#[path = "../tests/peers/bochs_run.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
-mod bochs_run;
+mod measure;
 
-use std::io::{self, Write};
 use std::path::Path;
-use std::process::{Command, ExitCode};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Duration;
 
-use bochs_run::Bochs;
 use devices::debug_port::PhaseMark;
 use machine::cpu::CpuModel;
 use machine::machine::{Configuration, Kernel, Machine, Schedule};
+use measure::bochs_run::{Bochs, Settings};
+use measure::{StopAt, Watch, Watched, iso, median};
 use posthaste::images;
 use posthaste_guest::phase::Phase;
 
@@ -28,66 +25,21 @@ const ROUNDS: u32 = 4000;
 const RUNS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// A serial port's text, and when the guest's work began and ended.
-#[derive(Clone, Debug, Default)]
-struct Watch {
-    text: String,
-    begin: Option<Instant>,
-    end: Option<Instant>,
+/// From the end of the line that the guest prints before its phases to the first byte after it.
+fn watch() -> Watch {
+    Watch::new("guest: ", "#")
 }
 
-impl Watch {
-    /// The line that the guest prints before its phases.
-    fn began(text: &str) -> Option<usize> {
-        let line = text.find("guest: ")?;
-        text[line..].find('\n').map(|end| line + end + 1)
-    }
-
-    fn look(&mut self) {
-        if let Some(begun) = Self::began(&self.text) {
-            self.begin.get_or_insert_with(Instant::now);
-            if self.text.len() > begun {
-                self.end.get_or_insert_with(Instant::now);
-            }
-        }
-    }
-
-    fn seconds(&self) -> Result<f64, String> {
-        match (self.begin, self.end) {
-            (Some(begin), Some(end)) => Ok((end - begin).as_secs_f64()),
-            _ => Err(format!("the guest did not come to its end:\n{}", self.text)),
-        }
-    }
-
-    fn checksum(&self) -> Result<String, String> {
-        let line = self
-            .text
-            .lines()
-            .find_map(|line| line.strip_prefix("#ph compute checksum="));
-        line.map(str::to_owned)
-            .ok_or_else(|| format!("no checksum:\n{}", self.text))
-    }
-}
-
-#[derive(Clone, Default)]
-struct Watched(Arc<Mutex<Watch>>);
-
-impl Write for Watched {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut watch = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        watch.text.push_str(&String::from_utf8_lossy(bytes));
-        watch.look();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+fn checksum(text: &str) -> Result<String, String> {
+    text.lines()
+        .find_map(|line| line.strip_prefix("#ph compute checksum="))
+        .map(str::to_owned)
+        .ok_or_else(|| format!("no checksum:\n{text}"))
 }
 
 /// Seconds, checksum and the exact number of instructions.
 fn on_the_machine(command_line: &str) -> Result<(f64, String, u64), String> {
-    let watched = Watched::default();
+    let watched = Watched::new(watch(), StopAt::Never);
     let mut machine = Machine::new(
         &Configuration {
             processors: 1,
@@ -118,45 +70,24 @@ fn on_the_machine(command_line: &str) -> Result<(f64, String, u64), String> {
     ) else {
         return Err("the guest marked no phase".to_owned());
     };
-    let watch = watched
-        .0
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    Ok((watch.seconds()?, watch.checksum()?, end - begin))
+    let watch = watched.watch();
+    Ok((watch.seconds()?, checksum(&watch.text)?, end - begin))
 }
 
 fn on_bochs(command_line: &str) -> Result<(f64, String), String> {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bochs-compute");
-    let tree = directory.join("tree");
-    let iso = directory.join("guest.iso");
-    let failed = |error: io::Error| error.to_string();
-    std::fs::create_dir_all(tree.join("boot/grub")).map_err(failed)?;
-    std::fs::write(tree.join("boot/guest"), images::GUEST).map_err(failed)?;
-    let menu = format!(
-        "set timeout=0\nmenuentry guest {{\n multiboot2 /boot/guest {command_line}\n boot\n}}\n"
-    );
-    std::fs::write(tree.join("boot/grub/grub.cfg"), menu).map_err(failed)?;
-    let output = Command::new("grub-mkrescue")
-        .args(["-d", "/usr/lib/grub/i386-pc", "-o"])
-        .args([&iso, &tree])
-        .args(["--fonts=", "--locales=", "--themes="])
-        .output()
-        .map_err(|error| format!("grub-mkrescue: {error}"))?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    let mut bochs = Bochs::start(&directory.join("run"), &iso, 1);
-    let watch = Mutex::new(Watch::default());
+    let iso = iso(
+        &directory,
+        &format!(" multiboot2 /boot/guest {command_line}"),
+        &[("guest", images::GUEST)],
+    )?;
+    let mut bochs = Bochs::start(&directory.join("run"), &iso, &Settings::default());
+    let mut watch = watch();
     let text = bochs.wait(LIMIT, |text| {
-        let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
-        text.clone_into(&mut watch.text);
-        watch.look();
+        watch.push(text.as_bytes().get(watch.text.len()..).unwrap_or_default());
         text.contains("#ph guest verdict=")
     });
-    let mut watch = watch.into_inner().unwrap_or_else(PoisonError::into_inner);
-    watch.text = text;
-    Ok((watch.seconds()?, watch.checksum()?))
+    Ok((watch.seconds()?, checksum(&text)?))
 }
 
 fn run() -> Result<(), String> {
@@ -178,9 +109,8 @@ fn run() -> Result<(), String> {
         instructions = count;
     }
     let mut rates = Vec::new();
-    for (name, mut seconds) in [("machine", machine), ("Bochs 2.7", bochs)] {
-        seconds.sort_by(f64::total_cmp);
-        let median = seconds[RUNS / 2];
+    for (name, seconds) in [("machine", machine), ("Bochs 2.7", bochs)] {
+        let median = median(seconds);
         let rate = instructions as f64 / median / 1e6;
         println!(
             "{name:<10} {instructions} instructions in {median:.3} s: {rate:.1} million a second"

@@ -6,14 +6,21 @@ use std::time::Duration;
 
 use posthaste::report_lines::ReportLine;
 
-use crate::bochs_run::Bochs;
+use crate::bochs_run::{Bochs, Settings};
 use crate::image;
 
 fn runs_to_the_end(apic: &str) {
     let guest = format!("--guest-append=apic={apic} rounds=100");
     let iso = image(&format!("bochs-{apic}.iso"), &["--append=vcpus=4", &guest]);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bochs-{apic}"));
-    let mut bochs = Bochs::start(&directory, &iso, 4);
+    let mut bochs = Bochs::start(
+        &directory,
+        &iso,
+        &Settings {
+            processors: 4,
+            ..Settings::default()
+        },
+    );
     let text = bochs.wait(Duration::from_secs(300), |text| {
         // The line must be whole: the file grows byte by byte.
         text.split_inclusive('\n')

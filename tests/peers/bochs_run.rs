@@ -12,19 +12,43 @@ pub(crate) struct Bochs {
     directory: PathBuf,
 }
 
+/// What differs between machines in Bochs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Number of processors.
+    pub(crate) processors: u32,
+    /// RAM in MiB.
+    pub(crate) memory: u32,
+    /// Instructions in an emulated second: timers fire by it. Few make guests quick that wait.
+    pub(crate) instructions_per_second: u32,
+    /// Whether unknown MSRs read as 0, as Linux expects of a processor older than it thinks.
+    pub(crate) ignore_unknown_msrs: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            processors: 1,
+            memory: 256,
+            instructions_per_second: 4_000_000,
+            ignore_unknown_msrs: false,
+        }
+    }
+}
+
 impl Bochs {
-    /// Starts Bochs 2.7 as an 11th-generation Core with so many processors, from a CD image. Its
-    /// files are kept in `directory`.
-    pub(crate) fn start(directory: &Path, iso: &Path, processors: u32) -> Self {
+    /// Starts Bochs 2.7 as an 11th-generation Core, from a CD image. Its files are kept in
+    /// `directory`.
+    pub(crate) fn start(directory: &Path, iso: &Path, settings: &Settings) -> Self {
         // What a run before left would be taken for this one's.
         let _ = fs::remove_dir_all(directory);
         fs::create_dir_all(directory).unwrap();
         let serial = directory.join("serial.txt");
         let configuration = format!(
-            "megs: 256\n\
+            "megs: {}\n\
              romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
              vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
-             cpu: model=tigerlake, count={processors}, ips=4000000, reset_on_triple_fault=0\n\
+             cpu: model=tigerlake, count={}, ips={}, reset_on_triple_fault=0, ignore_bad_msrs={}\n\
              clock: sync=none\n\
              ata0-master: type=cdrom, path={}, status=inserted\n\
              boot: cdrom\n\
@@ -36,6 +60,10 @@ impl Bochs {
              debug: action=ignore\n\
              sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
              display_library: rfb, options=\"timeout=0\"\n",
+            settings.memory,
+            settings.processors,
+            settings.instructions_per_second,
+            u32::from(settings.ignore_unknown_msrs),
             iso.display(),
             serial.display(),
             directory.join("log.txt").display(),
@@ -67,7 +95,7 @@ impl Bochs {
 
     /// Waits until the serial text satisfies `until` or Bochs has ended; gives the text, and panics
     /// with it when `limit` is over.
-    pub(crate) fn wait(&mut self, limit: Duration, until: impl Fn(&str) -> bool) -> String {
+    pub(crate) fn wait(&mut self, limit: Duration, mut until: impl FnMut(&str) -> bool) -> String {
         let start = Instant::now();
         loop {
             // Before the text is read: what Bochs wrote at its end is in it.

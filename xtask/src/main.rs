@@ -6,6 +6,7 @@ mod kernels;
 mod linux;
 mod linux_guest;
 mod packages;
+mod peers;
 mod picture;
 mod runner;
 mod test;
@@ -19,6 +20,7 @@ usage: cargo xtask TASK
   check    formatting and lints, warnings denied
   linux    boot Debian's kernels on the machine, with 1 to 8 processors
   guest    put a kernel and a RAM disk with work for guests into target/kernels
+  peers boot  time the boot of Debian's kernel on the machine, in Bochs and in QEMU
   picture  draw docs/demonstration.svg from a run of the demonstration";
 
 fn main() -> ExitCode {
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         ["check"] => check::run(),
         ["linux"] => linux::run(),
         ["guest"] => linux_guest::prepare(),
+        ["peers", "boot"] => peers::boot(),
         ["picture"] => picture::run(),
         _ => Err(USAGE.to_owned()),
     };
