@@ -199,10 +199,18 @@ impl Cpu {
         }
     }
 
-    /// RFLAGS as delivery of `event` saves it: RF is set for faults, except instruction breakpoints
-    /// (SDM 17.3.1.1 Instruction-breakpoint exception condition).
+    /// Whether the processor is between two iterations of a repeated string instruction.
+    pub fn between_iterations(&self) -> bool {
+        self.paused_iteration == Some((self.instructions, self.rip()))
+    }
+
+    /// RFLAGS as delivery of `event` saves it: RF is set for faults, except instruction breakpoints,
+    /// and for interrupts and traps between the iterations of a string instruction (SDM 17.3.1.1
+    /// Instruction-breakpoint exception condition).
     pub fn saved_rflags(&self, event: &Exception) -> u64 {
-        if event.source == Source::Fault && event.vector != vector::DEBUG {
+        if event.source == Source::Fault && event.vector != vector::DEBUG
+            || self.between_iterations()
+        {
             self.rflags() | rflags::RF
         } else {
             self.rflags()

@@ -167,7 +167,10 @@ impl Cpu {
                 self.deliver_exception(exception);
             }
             Pending::VmExit(exit) => crate::vtx::exit(self, exit),
-            Pending::Again => self.look_at_events(),
+            Pending::Again => {
+                self.paused_iteration = Some((self.instructions, self.rip()));
+                self.look_at_events();
+            }
             Pending::Shutdown => {
                 self.activity = super::Activity::Shutdown;
                 self.look_at_events();

@@ -135,6 +135,9 @@ pub struct Cpu {
     pub single_step: bool,
     /// RFLAGS.RF ends with the instruction that runs now; one that loads RF says no.
     pub resume_expires: bool,
+    /// [`Self::instructions`] and RIP when a repeated string instruction last paused between two
+    /// iterations.
+    pub paused_iteration: Option<(u64, u64)>,
     /// The event being delivered, if one is.
     pub delivering: Option<Exception>,
     /// Length of the instruction behind it, for INT n, INT3, INTO and INT1; otherwise 0.
@@ -238,6 +241,7 @@ impl Cpu {
             trap_suppressed: false,
             single_step: false,
             resume_expires: false,
+            paused_iteration: None,
             delivering: None,
             delivering_length: 0,
             unknown_msrs: Vec::new(),

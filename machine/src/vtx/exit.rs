@@ -157,7 +157,12 @@ fn saved_rflags(cpu: &Cpu, exit: &VmExit) -> u64 {
         }
         _ => false,
     };
-    if resume { value | rflags::RF } else { value }
+    // SDM 27.3.3: between iterations, as the event's delivery would have saved it.
+    if resume || cpu.between_iterations() {
+        value | rflags::RF
+    } else {
+        value
+    }
 }
 
 /// The registers ES to GS with their fields.
