@@ -16,6 +16,18 @@ pub enum VirtualizationLevel {
     IpiVirtualization,
 }
 
+/// Whether VM entry makes the checks on the PID-pointer table that public text does not confirm.
+///
+/// Software must not depend on either: not on an entry that fails, and not on one that succeeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PidPointerTableChecks {
+    /// A misaligned table, or one whose first or last entry is beyond the physical-address width,
+    /// fails the entry.
+    Strict,
+    /// Nothing is checked at entry; an entry of the table that cannot be read is unusable.
+    Unknown,
+}
+
 /// Parameters of every logical processor of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuModel {
@@ -27,6 +39,8 @@ pub struct CpuModel {
     pub pages_1g: bool,
     /// VT-x features.
     pub virtualization: VirtualizationLevel,
+    /// What VM entry checks of the PID-pointer table.
+    pub pid_pointer_table_checks: PidPointerTableChecks,
 }
 
 impl Default for CpuModel {
@@ -37,6 +51,7 @@ impl Default for CpuModel {
             physical_address_width: 46,
             pages_1g: true,
             virtualization: VirtualizationLevel::IpiVirtualization,
+            pid_pointer_table_checks: PidPointerTableChecks::Strict,
         }
     }
 }

@@ -10,7 +10,7 @@ use arch::{
 
 use super::{Checked, physical, require};
 use crate::{
-    cpu::Cpu,
+    cpu::{Cpu, model::PidPointerTableChecks},
     vtx::{capabilities, controls::Controls, vmcs::Field},
 };
 
@@ -138,8 +138,9 @@ fn apic(cpu: &Cpu, c: &Controls) -> Checked {
             "the posted-interrupt descriptor address is a multiple of 64",
         )?;
     }
-    if c.ipi_virtualization() {
-        // UNCONFIRMED wording: alignment and width of the table, and of its last entry.
+    if c.ipi_virtualization() && cpu.model.pid_pointer_table_checks == PidPointerTableChecks::Strict
+    {
+        // UNCONFIRMED: alignment and width of the table, and of its last entry.
         let last = c
             .pid_pointer_table
             .wrapping_add(8 * u64::from(c.last_pid_pointer_index));
