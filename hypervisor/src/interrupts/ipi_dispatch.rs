@@ -377,6 +377,25 @@ mod tests {
         }
     }
 
+    /// B5 number 3: whether a command faults does not depend on who looks at it, the processor under
+    /// IPI virtualization or this code after an intercept; bit 12 faults with neither.
+    #[test]
+    fn b5_03_the_busy_bit_faults_in_neither_path() {
+        use apic::ipi_decision::{Controls, IpiDecision, x2apic_command};
+        let controls = Controls {
+            virtual_interrupt_delivery: true,
+            ipi_virtualization: true,
+        };
+        for bit in 0..64 {
+            for busy in [0, 1 << 12] {
+                let value = 0x1_0000_00f1 ^ 1 << bit | busy;
+                let faults = x2apic_command(value, controls) == IpiDecision::GeneralProtection;
+                assert_eq!(x2apic_command_faults(value), faults, "{value:#x}");
+            }
+        }
+        assert!(!x2apic_command_faults(0x1_0000_10f1));
+    }
+
     #[test]
     fn messages_of_the_io_apic_arrive_by_their_trigger_mode() {
         use devices::interrupt_message::InterruptMessage as Message;
