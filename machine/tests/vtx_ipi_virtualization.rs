@@ -1,6 +1,4 @@
-//! IPI virtualization and what surrounds it: the test vectors of the design note, and every clause
-//! of SDM 30.1.6 IPI Virtualization, 30.4 Virtualizing Memory-Mapped APIC Accesses and 30.5
-//! Virtualizing MSR-Based APIC Accesses.
+//! IPI virtualization (SDM 30.1.6), clause by clause: `docs/clauses.md`, A3.
 
 #![allow(
     clippy::precedence,
@@ -13,44 +11,9 @@ use apic::apic_base::ApicMode;
 use apic::routing::Identity;
 use arch::exit::ExitReason as R;
 use arch::vmcs;
-use arch::vmx_control::{primary, secondary};
-use posthaste_machine::cpu::model::VirtualizationLevel;
+use posthaste_machine::cpu::CpuModel;
+use posthaste_machine::cpu::model::{PidPointerTableChecks, VirtualizationLevel};
 use vmx::*;
-
-const ICR: u32 = 0x830;
-const SELF_IPI: u32 = 0x83f;
-const ON: u64 = 1;
-const SN: u64 = 2;
-
-fn x2(code: &[u8]) -> Guest {
-    let mut guest = Guest::new(code);
-    guest.with_x2apic();
-    guest
-}
-
-fn x1(code: &[u8]) -> Guest {
-    let mut guest = Guest::new(code);
-    guest.with_xapic();
-    guest
-}
-
-fn command(destination: u32, low: u32) -> u64 {
-    u64::from(destination) << 32 | u64::from(low)
-}
-
-fn vicr(guest: &Guest) -> u64 {
-    u64::from(guest.virtual_apic(0x300)) | u64::from(guest.virtual_apic(0x304)) << 32
-}
-
-/// Nothing was posted and nobody was notified.
-#[track_caller]
-fn nothing_sent(guest: &Guest) {
-    for i in 0..4 {
-        assert_eq!(guest.posted(i), [], "descriptor {i}");
-        assert_eq!(guest.descriptor_control(i) & ON, 0, "descriptor {i}");
-        assert_eq!(guest.received(i as usize), [], "processor {i}");
-    }
-}
 
 // Test vectors X2, rows 1 and 2; SDM 30.1.6, steps 4 to 6.
 #[test]
@@ -178,488 +141,6 @@ fn unusable_entries_exit() {
     }
 }
 
-#[test]
-fn reserved_bits_of_the_x2apic_form_fault() {
-    for bit in [13, 16, 17].into_iter().chain(20..32) {
-        let mut guest = x2(&write_msr(ICR, command(1, 0xf1 | 1 << bit)));
-        guest.set(vmcs::EXCEPTION_BITMAP, 1 << 13);
-        guest.set_virtual_apic(0x300, 0x1234_5678);
-        guest.launch(10);
-        guest.expect_exit(R::ExceptionOrNmi);
-        assert_eq!(guest.get(vmcs::EXIT_INTERRUPTION_INFORMATION), 0x8000_0b0d);
-        assert_eq!(guest.get(vmcs::EXIT_INTERRUPTION_ERROR_CODE), 0);
-        assert_eq!(guest.virtual_apic(0x300), 0x1234_5678, "bit {bit}");
-        nothing_sent(&guest);
-    }
-}
-
-// SDM 30.5: the MSR bitmap is looked at first.
-#[test]
-fn an_intercepted_icr_write_exits_as_wrmsr() {
-    let mut guest = x2(&write_msr(ICR, command(1, 0xf1)));
-    guest.ram().store(MSR_BITMAP + 2048 + 0x830 / 8, 1_u8);
-    guest.launch(10);
-    guest.expect_exit(R::Wrmsr);
-    assert_eq!(vicr(&guest), 0);
-    nothing_sent(&guest);
-    assert_eq!(guest.get(vmcs::GUEST_RIP), GUEST_CODE + 15);
-}
-
-// ipi-virtualization.md A5: without IPI virtualization the write goes to the physical ICR.
-#[test]
-fn a_physical_icr_write_by_the_guest_is_flagged() {
-    let mut guest = x2(&write_msr(ICR, command(1, 0xf1)));
-    guest.set(vmcs::TERTIARY_PROCESSOR_BASED_CONTROLS, 0);
-    guest.launch(10);
-    guest.expect_no_exit();
-    assert_eq!(vicr(&guest), 0);
-    assert_eq!(guest.received(1), [0xf1], "the physical vector");
-    assert_eq!(guest.cpu().counters.physical_icr_writes_by_guest, 1);
-    assert_eq!(guest.cpu().counters.ipis_virtualized, 0);
-}
-
-#[test]
-fn self_ipi_by_its_own_register() {
-    // 41H is virtualized: with IF = 0 it stays requested.
-    let mut guest = x2(&write_msr(SELF_IPI, 0x41));
-    guest.launch(10);
-    guest.expect_no_exit();
-    assert_eq!(guest.virtual_apic(0x220), 1 << 1);
-    assert_eq!(guest.cpu().vmx.virtual_interrupts.requesting, 0x41);
-    assert_eq!(guest.cpu().counters.self_ipis_virtualized, 1);
-    // Below 16: exit for page offset 3F0H.
-    let mut guest = x2(&write_msr(SELF_IPI, 0x0f));
-    guest.launch(10);
-    assert_eq!(guest.expect_exit(R::ApicWrite), 0x3f0);
-    assert_eq!(guest.virtual_apic(0x3f0), 0x0f);
-    for value in [0x141, 0x1_0000_0041] {
-        let mut guest = x2(&write_msr(SELF_IPI, value));
-        guest.set(vmcs::EXCEPTION_BITMAP, 1 << 13);
-        guest.launch(10);
-        guest.expect_exit(R::ExceptionOrNmi);
-        assert_eq!(guest.virtual_apic(0x3f0), 0);
-    }
-}
-
-// SDM 30.5: TPR and EOI.
-#[test]
-fn x2apic_tpr_and_eoi_are_virtualized() {
-    let mut guest = x2(&write_msr(0x808, 0x55));
-    guest.launch(10);
-    guest.expect_no_exit();
-    assert_eq!(guest.virtual_apic(0x80), 0x55);
-    assert_eq!(guest.virtual_apic(0xa0), 0x55, "PPR virtualization");
-    for (msr, value) in [
-        (0x808, 0x100),
-        (0x808, 1 << 32),
-        (0x80b, 1),
-        (0x80b, 1 << 32),
-    ] {
-        let mut guest = x2(&write_msr(msr, value));
-        guest.set(vmcs::EXCEPTION_BITMAP, 1 << 13);
-        guest.launch(10);
-        guest.expect_exit(R::ExceptionOrNmi);
-    }
-    // EOI with 61H and 41H in service.
-    for exits in [false, true] {
-        let mut guest = x2(&write_msr(0x80b, 0));
-        guest.set_virtual_apic(0x120, 1 << 1);
-        guest.set_virtual_apic(0x130, 1 << 1);
-        guest.set(vmcs::GUEST_INTERRUPT_STATUS, 0x6100);
-        if exits {
-            guest.set(vmcs::EOI_EXIT_BITMAP_1, 1 << 0x21);
-        }
-        guest.launch(10);
-        assert_eq!(guest.virtual_apic(0x130), 0, "VISR");
-        assert_eq!(guest.virtual_apic(0x120), 1 << 1);
-        assert_eq!(guest.virtual_apic(0xa0), 0x40, "VPPR");
-        if exits {
-            assert_eq!(guest.expect_exit(R::VirtualizedEoi), 0x61);
-            assert_eq!(guest.get(vmcs::GUEST_INTERRUPT_STATUS), 0x4100);
-            assert_eq!(guest.get(vmcs::GUEST_RIP), GUEST_CODE + 17, "trap-like");
-        } else {
-            guest.expect_no_exit();
-            assert_eq!(guest.cpu().vmx.virtual_interrupts.servicing, 0x41);
-        }
-        assert_eq!(guest.cpu().counters.eois_virtualized, 1);
-    }
-}
-
-// SDM 30.5: RDMSR.
-#[test]
-fn x2apic_reads_come_from_the_page() {
-    let mut guest = x2(&read_msr(ICR));
-    guest.set_virtual_apic(0x300, 0xf1);
-    guest.set_virtual_apic(0x304, 7);
-    guest.launch(10);
-    assert_eq!(
-        (guest.cpu().registers[0], guest.cpu().registers[2]),
-        (0xf1, 7)
-    );
-    // Without APIC-register virtualization only the TPR does; the rest is physical.
-    for (msr, offset, expected) in [(0x808, 0x80, 0x77), (0x80f, 0xf0, 0x1ff)] {
-        let mut guest = x2(&read_msr(msr));
-        guest.remove_secondary(secondary::APIC_REGISTER_VIRTUALIZATION);
-        guest.set_virtual_apic(offset, 0x77);
-        guest.launch(10);
-        guest.expect_no_exit();
-        assert_eq!(guest.cpu().registers[0], expected);
-    }
-}
-
-// Test vectors X1.
-#[test]
-fn only_the_destination_byte_of_vicr_hi_survives() {
-    let write_and_read = program(&[
-        store_u32(APIC_ACCESS + 0x310, u32::MAX),
-        load_u32(APIC_ACCESS + 0x310),
-    ]);
-    let mut guest = x1(&write_and_read);
-    guest.launch(10);
-    guest.expect_no_exit();
-    assert_eq!(guest.cpu().registers[0], 0xff00_0000);
-    for offset in 0x310..0x314 {
-        let mut guest = x1(&program(&[store_u8(APIC_ACCESS + offset, 0xff)]));
-        guest.launch(10);
-        guest.expect_no_exit();
-        let expected = if offset == 0x313 { 0xff00_0000 } else { 0 };
-        assert_eq!(guest.virtual_apic(0x310), expected, "{offset:#x}");
-    }
-}
-
-fn xapic_ipi(destination: u32, low: u32) -> Vec<u8> {
-    program(&[
-        store_u32(APIC_ACCESS + 0x310, destination << 24),
-        store_u32(APIC_ACCESS + 0x300, low),
-    ])
-}
-
-#[test]
-fn an_xapic_unicast_is_posted() {
-    for low in [0xf1, 0x40f1] {
-        let mut guest = x1(&xapic_ipi(1, low));
-        guest.launch(10);
-        guest.expect_no_exit();
-        assert_eq!(guest.posted(1), [0xf1]);
-        assert_eq!(guest.received(1), [0xe1]);
-        assert_eq!(guest.virtual_apic(0x300), low);
-    }
-}
-
-#[test]
-fn without_register_virtualization_the_destination_exits_and_the_command_uses_the_stale_one() {
-    let mut guest = x1(&xapic_ipi(1, 0xf1));
-    guest.remove_secondary(secondary::APIC_REGISTER_VIRTUALIZATION);
-    guest.set_virtual_apic(0x310, 0x0200_0000);
-    guest.launch(10);
-    assert_eq!(guest.expect_exit(R::ApicAccess), 0x310 | 1 << 12);
-    // The VMM ignores it and lets the guest go on with the next instruction.
-    guest.set(vmcs::GUEST_RIP, GUEST_CODE + 11);
-    guest.resume(10);
-    guest.expect_no_exit();
-    assert_eq!(guest.posted(2), [0xf1]);
-    assert_eq!(guest.posted(1), []);
-}
-
-// ipi-virtualization.md A4: IPI virtualization alone virtualizes writes of 300H.
-#[test]
-fn ipi_virtualization_alone_suffices_for_page_offset_300() {
-    let code = program(&[store_u32(APIC_ACCESS + 0x300, 0xf1)]);
-    for ipi_virtualization in [true, false] {
-        let mut guest = x1(&code);
-        guest.remove_secondary(
-            secondary::APIC_REGISTER_VIRTUALIZATION | secondary::VIRTUAL_INTERRUPT_DELIVERY,
-        );
-        if !ipi_virtualization {
-            guest.set(vmcs::TERTIARY_PROCESSOR_BASED_CONTROLS, 0);
-        }
-        guest.set_virtual_apic(0x310, 0x0100_0000);
-        guest.launch(10);
-        if ipi_virtualization {
-            guest.expect_no_exit();
-            assert_eq!(guest.posted(1), [0xf1]);
-        } else {
-            assert_eq!(guest.expect_exit(R::ApicAccess), 0x300 | 1 << 12);
-        }
-    }
-    // Its reads are not.
-    let mut guest = x1(&program(&[load_u32(APIC_ACCESS + 0x300)]));
-    guest.remove_secondary(
-        secondary::APIC_REGISTER_VIRTUALIZATION | secondary::VIRTUAL_INTERRUPT_DELIVERY,
-    );
-    guest.launch(10);
-    assert_eq!(guest.expect_exit(R::ApicAccess), 0x300);
-}
-
-#[test]
-fn xapic_commands_that_are_not_posted() {
-    let table: &[(&str, u32, u32)] = &[
-        ("vector 0FH", 1, 0x0f),
-        ("invalid entry", 3, 0xf1),
-        ("beyond the last index", 4, 0xf1),
-        ("broadcast", 0xff, 0xf1),
-        ("logical", 1, 0x8f1),
-        ("level", 1, 0x80f1),
-        ("lowest priority", 1, 0x1f1),
-        ("NMI", 1, 0x4f1),
-        ("INIT", 1, 0x5f1),
-        ("start-up", 1, 0x6f1),
-        ("all including self", 1, 0x8_00f1),
-        ("all excluding self", 1, 0xc_00f1),
-        ("delivery status", 1, 0x10f1),
-        // Reserved bits never fault here.
-        ("bit 13", 1, 0x20f1),
-        ("bit 16", 1, 0x1_00f1),
-        ("bit 17", 1, 0x2_00f1),
-        ("bit 20", 1, 0x10_00f1),
-        ("bit 31", 1, 0x8000_00f1),
-    ];
-    for (name, destination, low) in table {
-        let mut guest = x1(&xapic_ipi(*destination, *low));
-        guest.launch(10);
-        assert_eq!(guest.expect_exit(R::ApicWrite), 0x300, "{name}");
-        assert_eq!(guest.virtual_apic(0x300), *low, "{name}");
-        assert_eq!(
-            guest.get(vmcs::GUEST_RIP),
-            GUEST_CODE + 22,
-            "{name}: trap-like"
-        );
-        nothing_sent(&guest);
-    }
-}
-
-// ipi-virtualization.md A4: bits 14 and 11 do not matter to a self-IPI, the rest does.
-#[test]
-fn xapic_self_ipis() {
-    let self_ipi = |low| program(&[store_u32(APIC_ACCESS + 0x300, low)]);
-    for low in [0x4_40f1, 0x4_00f1, 0x4_08f1] {
-        let mut guest = x1(&self_ipi(low));
-        guest.launch(10);
-        guest.expect_no_exit();
-        assert_eq!(guest.cpu().vmx.virtual_interrupts.requesting, 0xf1);
-        assert_eq!(guest.virtual_apic(0x270), 1 << 17, "VIRR");
-        nothing_sent(&guest);
-    }
-    for low in [
-        0x4_000f, 0x4_80f1, 0x4_01f1, 0x4_10f1, 0x4_20f1, 0x5_00f1, 0x14_00f1,
-    ] {
-        let mut guest = x1(&self_ipi(low));
-        guest.launch(10);
-        assert_eq!(guest.expect_exit(R::ApicWrite), 0x300, "{low:#x}");
-        assert_eq!(guest.cpu().counters.self_ipis_virtualized, 0);
-    }
-    // Without virtual-interrupt delivery there is no self-IPI virtualization.
-    let mut guest = x1(&self_ipi(0x4_00f1));
-    guest.remove_secondary(secondary::VIRTUAL_INTERRUPT_DELIVERY);
-    guest.launch(10);
-    assert_eq!(guest.expect_exit(R::ApicWrite), 0x300);
-}
-
-// SDM 30.4.3.1: writes that are not virtualized, and those that are but have no emulation.
-#[test]
-fn writes_of_other_offsets_and_sizes() {
-    let table: &[(Vec<u8>, R, u64)] = &[
-        (store_u8(APIC_ACCESS + 0x301, 1), R::ApicWrite, 0x301),
-        (store_u8(APIC_ACCESS + 0x081, 1), R::ApicWrite, 0x081),
-        (store_u32(APIC_ACCESS + 0x0f0, 1), R::ApicWrite, 0x0f0),
-        (store_u32(APIC_ACCESS + 0x380, 1), R::ApicWrite, 0x380),
-        (store_u64(APIC_ACCESS + 0x300, 1), R::ApicAccess, 0x1300),
-        (store_u32(APIC_ACCESS + 0x302, 1), R::ApicAccess, 0x1302),
-        (store_u32(APIC_ACCESS + 0x304, 1), R::ApicAccess, 0x1304),
-        (store_u32(APIC_ACCESS + 0x030, 1), R::ApicAccess, 0x1030),
-        (store_u32(APIC_ACCESS + 0x0a0, 1), R::ApicAccess, 0x10a0),
-        (store_u32(APIC_ACCESS + 0x390, 1), R::ApicAccess, 0x1390),
-        (load_u32(APIC_ACCESS + 0x390), R::ApicAccess, 0x0390),
-        (load_u32(APIC_ACCESS + 0x0a0), R::ApicAccess, 0x00a0),
-        (load_u32(APIC_ACCESS + 0x302), R::ApicAccess, 0x0302),
-    ];
-    for (code, reason, qualification) in table {
-        let mut guest = x1(&program(std::slice::from_ref(code)));
-        guest.launch(10);
-        assert_eq!(guest.expect_exit(*reason), *qualification);
-        let after = if *reason == R::ApicWrite {
-            code.len() as u64
-        } else {
-            0
-        };
-        assert_eq!(
-            guest.get(vmcs::GUEST_RIP),
-            GUEST_CODE + after,
-            "{qualification:#x}"
-        );
-        if *reason == R::ApicAccess {
-            let linear = APIC_ACCESS + (qualification & 0xfff);
-            assert_eq!(guest.get(vmcs::GUEST_LINEAR_ADDRESS), linear);
-        }
-    }
-    // A 16-bit and an 8-bit write of 300H are virtualized: same page offset.
-    for code in [
-        store_u16(APIC_ACCESS + 0x300, 0xf1),
-        store_u8(APIC_ACCESS + 0x300, 0xf1),
-    ] {
-        let mut guest = x1(&program(&[code]));
-        guest.set_virtual_apic(0x310, 0x0100_0000);
-        guest.launch(10);
-        guest.expect_no_exit();
-        assert_eq!(guest.posted(1), [0xf1]);
-    }
-}
-
-#[test]
-fn without_the_tpr_shadow_every_access_exits() {
-    for code in [
-        store_u32(APIC_ACCESS + 0x80, 1),
-        load_u32(APIC_ACCESS + 0x80),
-    ] {
-        let mut guest = Guest::new(&program(&[code]));
-        guest.add_secondary(secondary::VIRTUALIZE_APIC_ACCESSES);
-        guest.set(vmcs::APIC_ACCESS_ADDRESS, APIC_ACCESS);
-        guest.launch(10);
-        guest.expect_exit(R::ApicAccess);
-    }
-}
-
-// SDM 30.4.3.2: TPR and EOI by memory.
-#[test]
-fn xapic_tpr_and_eoi() {
-    let mut guest = x1(&program(&[store_u32(APIC_ACCESS + 0x80, 0x1122_3344)]));
-    guest.launch(10);
-    guest.expect_no_exit();
-    assert_eq!(guest.virtual_apic(0x80), 0x44, "bytes 3:1 are cleared");
-    let mut guest = x1(&program(&[store_u32(APIC_ACCESS + 0xb0, 0x55)]));
-    guest.set_virtual_apic(0x120, 1 << 1);
-    guest.set(vmcs::GUEST_INTERRUPT_STATUS, 0x4100);
-    guest.launch(10);
-    guest.expect_no_exit();
-    assert_eq!(guest.virtual_apic(0xb0), 0, "VEOI is cleared");
-    assert_eq!(guest.virtual_apic(0x120), 0);
-    assert_eq!(guest.cpu().vmx.virtual_interrupts.servicing, 0);
-    // Without virtual-interrupt delivery, but with register virtualization: an APIC-write exit.
-    let mut guest = x1(&program(&[store_u32(APIC_ACCESS + 0xb0, 0x55)]));
-    guest.remove_secondary(secondary::VIRTUAL_INTERRUPT_DELIVERY);
-    guest.launch(10);
-    assert_eq!(guest.expect_exit(R::ApicWrite), 0xb0);
-}
-
-// SDM 30.1.2: TPR virtualization without virtual-interrupt delivery compares with the threshold.
-#[test]
-fn tpr_below_threshold() {
-    let writes: [Vec<u8>; 2] = [
-        store_u32(APIC_ACCESS + 0x80, 0x3f),
-        vec![0x44, 0x0f, 0x22, 0xc0], // mov cr8, rax
-    ];
-    for (i, code) in writes.iter().enumerate() {
-        for (threshold, exits) in [(3, false), (4, true)] {
-            let mut guest = Guest::new(&program(std::slice::from_ref(code)));
-            guest.add_primary(primary::USE_TPR_SHADOW);
-            guest.set(vmcs::VIRTUAL_APIC_ADDRESS, VIRTUAL_APIC);
-            guest.add_secondary(secondary::VIRTUALIZE_APIC_ACCESSES);
-            guest.set(vmcs::APIC_ACCESS_ADDRESS, APIC_ACCESS);
-            guest.set(vmcs::TPR_THRESHOLD, threshold);
-            guest.set_virtual_apic(0x80, 0x50);
-            guest.cpu().registers[0] = 3;
-            guest.launch(10);
-            if exits {
-                guest.expect_exit(R::TprBelowThreshold);
-                let after = GUEST_CODE + code.len() as u64;
-                assert_eq!(guest.get(vmcs::GUEST_RIP), after, "trap-like");
-            } else {
-                guest.expect_no_exit();
-            }
-            assert_eq!(guest.virtual_apic(0x80), [0x3f, 0x30][i]);
-        }
-    }
-    // SDM 26.7.7: after VM entry, before the first instruction.
-    let mut guest = Guest::new(&[0xf4]);
-    guest.add_primary(primary::USE_TPR_SHADOW);
-    guest.set(vmcs::VIRTUAL_APIC_ADDRESS, VIRTUAL_APIC);
-    guest.add_secondary(secondary::VIRTUALIZE_APIC_ACCESSES);
-    guest.set(vmcs::APIC_ACCESS_ADDRESS, APIC_ACCESS);
-    guest.set(vmcs::TPR_THRESHOLD, 5);
-    guest.launch(10);
-    guest.expect_exit(R::TprBelowThreshold);
-    assert_eq!(guest.get(vmcs::GUEST_RIP), GUEST_CODE);
-}
-
-// ipi-virtualization.md A4, priority: a fault after the write and before its emulation, delivered
-// without an exit, comes first; the emulation comes before the handler's first instruction.
-#[test]
-fn emulation_after_a_fault_of_the_same_instruction() {
-    // rep movsd: from DATA, one dword, to 300H; then the next iteration's destination 304H is an
-    // APIC-access exit, which is not the same operation: the first iteration was emulated.
-    let mut code = vec![0xf3, 0xa5, 0xf4];
-    let mut guest = x1(&code);
-    guest.ram().store(DATA, 0xf1_u32);
-    guest.set_virtual_apic(0x310, 0x0100_0000);
-    guest.cpu().registers[1] = 2;
-    guest.cpu().registers[6] = DATA;
-    guest.cpu().registers[7] = APIC_ACCESS + 0x300;
-    guest.launch(10);
-    assert_eq!(guest.expect_exit(R::ApicAccess), 0x1304);
-    assert_eq!(guest.posted(1), [0xf1], "an iteration is an operation");
-    assert_eq!(guest.cpu().registers[1], 1);
-    // push across two pages: the write at the end of the first page is made, ... is found
-    // unwritable before anything is written, so nothing is virtualized.
-    code = vec![0x50, 0xf4]; // push rax
-    let mut guest = x1(&code);
-    guest.set(vmcs::GUEST_RSP, APIC_ACCESS + 0x308);
-    guest.launch(10);
-    assert_eq!(guest.expect_exit(R::ApicAccess), 0x1300, "64 bits");
-}
-
-// An interrupt's stack frame on the APIC-access page: access type 3 (SDM 30.4.6, table 27-6).
-#[test]
-fn event_delivery_to_the_apic_access_page() {
-    let mut guest = x1(&[0xf4]);
-    guest.set(vmcs::GUEST_RSP, APIC_ACCESS + 0x800);
-    guest.set(vmcs::ENTRY_INTERRUPTION_INFORMATION, 0x8000_0306); // #UD
-    guest.launch(10);
-    let qualification = guest.expect_exit(R::ApicAccess);
-    assert_eq!(qualification >> 12, 3);
-    assert_eq!(guest.get(vmcs::IDT_VECTORING_INFORMATION), 0x8000_0306);
-    assert_eq!(guest.get(vmcs::ENTRY_INTERRUPTION_INFORMATION), 0x306);
-}
-
-#[test]
-fn a_fetch_from_the_apic_access_page_exits() {
-    let mut guest = x1(&[0xf4]);
-    guest.set(vmcs::GUEST_RIP, APIC_ACCESS + 0x123);
-    guest.launch(10);
-    assert_eq!(guest.expect_exit(R::ApicAccess), 2 << 12 | 0x123);
-}
-
-// ipi-virtualization.md A4: the page is recognized by its host-physical address.
-#[test]
-fn the_apic_access_page_is_found_behind_ept() {
-    let mut guest = x1(&xapic_ipi(1, 0xf1));
-    guest.with_ept();
-    guest.launch(10);
-    guest.expect_no_exit();
-    assert_eq!(guest.posted(1), [0xf1]);
-    // Mapped elsewhere: guest-physical FEE00000H as every VMM does it. 2-MByte page 7F7H of the
-    // first 4 GiB, whose EPT entry leads to a table of 4-KByte pages.
-    let mut guest = x1(&program(&[
-        store_u32(APIC_ACCESS + 0x310, 0x0200_0000),
-        store_u32(APIC_ACCESS + 0x300, 0xf2),
-    ]));
-    guest.with_ept();
-    let other = PAGES + 0xa000;
-    guest.set(vmcs::APIC_ACCESS_ADDRESS, other);
-    let index = (APIC_ACCESS - PAGES) / 4096;
-    guest.ram().store(EPT + 0x3000 + index * 8, other | 0x37);
-    guest.launch(10);
-    guest.expect_no_exit();
-    assert_eq!(guest.posted(2), [0xf2]);
-    // Behind no translation that leads there, the same guest-physical address is plain memory.
-    let mut guest = x1(&program(&[store_u32(APIC_ACCESS + 0x300, 0xf1)]));
-    guest.with_ept();
-    guest.set(vmcs::APIC_ACCESS_ADDRESS, other);
-    guest.launch(10);
-    guest.expect_no_exit();
-    assert_eq!(guest.ram().load::<u32>(APIC_ACCESS + 0x300), 0xf1);
-    nothing_sent(&guest);
-}
-
 // ipi-virtualization.md A2: the physical local APIC's mode chooses NDST's form, whatever the
 // guest's mode.
 #[test]
@@ -723,19 +204,6 @@ fn the_last_index_is_inclusive() {
     }
 }
 
-// The xAPIC broadcast is taken for virtual APIC ID 255 if the table has such an entry.
-#[test]
-fn the_xapic_broadcast_is_unicast_to_entry_255() {
-    let mut guest = x1(&xapic_ipi(0xff, 0xf1));
-    guest.set(vmcs::LAST_PID_POINTER_INDEX, 255);
-    guest
-        .ram()
-        .store(PID_POINTERS + 255 * 8, DESCRIPTORS + 128 | 1);
-    guest.launch(10);
-    guest.expect_no_exit();
-    assert_eq!(guest.posted(2), [0xf1]);
-}
-
 // ipi-virtualization.md A1: without IPI virtualization the fields do not exist.
 #[test]
 fn vmwrite_of_a_field_that_does_not_exist() {
@@ -755,20 +223,181 @@ fn vmwrite_of_a_field_that_does_not_exist() {
     }
 }
 
-// SDM 30.4.6.1: a guest paging structure on the APIC-access page is a guest-physical access, type
-// 15, or 10 while an event is delivered.
+// Step 1: 16 is the lowest vector that is posted; each has its own bit of PIR (step 4).
 #[test]
-fn a_paging_structure_on_the_apic_access_page() {
-    for (injected, kind) in [(0_u32, 15), (0x8000_0306, 10)] {
-        let mut guest = x1(&program(&[load_u32(PAGES)]));
-        guest.with_ept();
-        if injected != 0 {
-            guest.set(vmcs::ENTRY_INTERRUPTION_INFORMATION, injected);
-            guest.set(vmcs::GUEST_IDTR_BASE, PAGES);
-        }
-        guest.ram().store(TABLES + 0x2000 + 8, APIC_ACCESS | 7);
+fn every_legal_vector_has_its_bit() {
+    for vector in 16..=255_u8 {
+        let mut guest = x2(&write_msr(ICR, command(1, u32::from(vector))));
         guest.launch(10);
-        assert_eq!(guest.expect_exit(R::ApicAccess) >> 12, kind);
-        assert_eq!(guest.get(vmcs::IDT_VECTORING_INFORMATION), injected);
+        guest.expect_no_exit();
+        assert_eq!(guest.posted(1), [vector]);
+        assert_eq!(guest.posted(0), []);
+        assert_eq!(guest.posted(2), []);
     }
+}
+
+// Step 3: bits 5:1 and those beyond the physical-address width are reserved, each of them; the
+// highest bit of the width is not.
+#[test]
+fn each_reserved_bit_of_an_entry_exits() {
+    let good = DESCRIPTORS + 64 | 1;
+    for bit in (0..6).chain(46..64) {
+        let mut guest = x2(&write_msr(ICR, command(1, 0xf1)));
+        guest.ram().store(PID_POINTERS + 8, good ^ 1 << bit);
+        guest.launch(10);
+        assert_eq!(guest.expect_exit(R::ApicWrite), 0x300, "bit {bit}");
+        nothing_sent(&guest);
+    }
+    let mut guest = x2(&write_msr(ICR, command(1, 0xf1)));
+    guest.ram().store(PID_POINTERS + 8, good | 1 << 45);
+    guest.launch(10);
+    guest.expect_no_exit();
+}
+
+// Step 5: ON becomes 1, and step 6 follows, exactly if both ON and SN are 0.
+#[test]
+fn a_notification_needs_on_and_sn_clear() {
+    for control in 0..4_u64 {
+        let mut guest = x2(&write_msr(ICR, command(1, 0xf1)));
+        guest.set_descriptor_control(1, 1 << 32 | 0xe1 << 16 | control);
+        guest.launch(10);
+        guest.expect_no_exit();
+        assert_eq!(guest.posted(1), [0xf1], "step 4 is unconditional");
+        let after = if control == 0 { ON } else { control };
+        assert_eq!(guest.descriptor_control(1) & 3, after);
+        assert_eq!(!guest.received(1).is_empty(), control == 0);
+    }
+}
+
+// A2: in x2APIC mode the destination is all 32 bits of NDST.
+#[test]
+fn all_of_ndst_counts_in_x2apic_mode() {
+    for (destination, arrives) in [(2_u64, true), (2 << 8, false), (1 << 16 | 2, false)] {
+        let mut guest = x2(&write_msr(ICR, command(1, 0xf1)));
+        guest.set_descriptor_control(1, destination << 32 | 0xe1 << 16);
+        guest.launch(10);
+        guest.expect_no_exit();
+        assert_eq!(guest.descriptor_control(1) & ON, ON);
+        assert_eq!(guest.received(2) == [0xe1], arrives, "{destination:#x}");
+        assert_eq!(guest.received(1), []);
+    }
+}
+
+// One look-up, no broadcast: FFFFFFFFH is beyond every 16-bit index.
+#[test]
+fn the_x2apic_broadcast_exits_with_the_largest_table() {
+    for (destination, exits) in [(u32::MAX, true), (0x1_0000, true), (0xffff, false)] {
+        let mut guest = x2(&write_msr(ICR, command(destination, 0xf1)));
+        guest.set(vmcs::LAST_PID_POINTER_INDEX, 0xffff);
+        guest
+            .ram()
+            .store(PID_POINTERS + 0xffff * 8, DESCRIPTORS + 64 | 1);
+        guest.launch(10);
+        if exits {
+            assert_eq!(guest.expect_exit(R::ApicWrite), 0x300);
+            nothing_sent(&guest);
+        } else {
+            guest.expect_no_exit();
+            assert_eq!(guest.posted(1), [0xf1]);
+        }
+    }
+}
+
+// The sender's own descriptor is not looked at, and its virtual interrupts are not evaluated.
+#[test]
+fn nothing_happens_to_the_senders_own_interrupts() {
+    let mut guest = x2(&write_msr(ICR, command(1, 0xf1)));
+    guest.with_posted_interrupts().with_interrupts_enabled();
+    guest.set(vmcs::GUEST_INTERRUPT_STATUS, 0x51);
+    guest.set_virtual_apic(0x80, 0x60);
+    guest.ram().store(DESCRIPTORS + 8, 1_u64 << 2);
+    guest.launch(2);
+    // Evaluated now, 51H would be recognized.
+    guest.set_virtual_apic(0xa0, 0);
+    guest.go_on(8);
+    guest.expect_no_exit();
+    assert_eq!(guest.posted(1), [0xf1]);
+    assert_eq!(guest.posted(0), [66]);
+    assert_eq!(guest.handler(), None);
+    let interrupts = guest.cpu().vmx.virtual_interrupts;
+    assert!(!interrupts.recognized);
+    assert_eq!(interrupts.requesting, 0x51);
+}
+
+// The table and the descriptors are host-physical: no EPT, no accessed or dirty flags.
+#[test]
+fn the_tables_are_not_behind_ept() {
+    let mut guest = x2(&write_msr(ICR, command(1, 0xf1)));
+    guest.with_ept();
+    for page in [DESCRIPTORS, PID_POINTERS] {
+        guest
+            .ram()
+            .store(EPT + 0x3000 + (page - PAGES) / 512, 0_u64);
+    }
+    guest.set(vmcs::EPT_POINTER, EPT | 0x5e);
+    guest.launch(10);
+    guest.expect_no_exit();
+    assert_eq!(guest.posted(1), [0xf1]);
+    assert_eq!(guest.received(1), [0xe1]);
+    for page in [DESCRIPTORS, PID_POINTERS] {
+        let entry: u64 = guest.ram().load(EPT + 0x3000 + (page - PAGES) / 512);
+        assert_eq!(entry, 0);
+    }
+}
+
+// The third trigger, SENDUIPI, does not exist: the processor has no user interrupts.
+#[test]
+fn senduipi_is_undefined() {
+    let mut guest = x2(&[0xf3, 0x0f, 0xc7, 0xf0, 0xf4]);
+    guest.set(vmcs::EXCEPTION_BITMAP, 1 << 6);
+    guest.launch(10);
+    guest.expect_exit(R::ExceptionOrNmi);
+    assert_eq!(guest.get(vmcs::EXIT_INTERRUPTION_INFORMATION), 0x8000_0306);
+    nothing_sent(&guest);
+}
+
+// A7: without "activate tertiary controls" all of them count as 0.
+#[test]
+fn a_control_that_is_not_activated_is_0() {
+    let mut guest = x2(&write_msr(ICR, command(1, 0xf1)));
+    guest.remove_primary(arch::vmx_control::primary::ACTIVATE_TERTIARY_CONTROLS);
+    guest.launch(10);
+    guest.expect_no_exit();
+    assert_eq!(guest.posted(1), []);
+    assert_eq!(guest.cpu().counters.physical_icr_writes_by_guest, 1);
+}
+
+// A7: a processor that does not check the table at entry finds entries that cannot be read
+// unusable. Neither kind reads the table or a descriptor at entry.
+#[test]
+fn an_unchecked_table_has_unusable_entries() {
+    for (name, table) in [
+        ("misaligned", PID_POINTERS + 4),
+        ("beyond the width", 1 << 46),
+        ("last entry beyond the width", (1 << 46) - 8),
+    ] {
+        let model = CpuModel {
+            pid_pointer_table_checks: PidPointerTableChecks::Unknown,
+            ..CpuModel::default()
+        };
+        let mut guest = Guest::with_model(&write_msr(ICR, command(1, 0xf1)), model);
+        guest.with_x2apic();
+        guest.set(vmcs::PID_POINTER_TABLE_ADDRESS, table);
+        guest.launch(10);
+        assert_eq!(guest.expect_exit(R::ApicWrite), 0x300, "{name}");
+        nothing_sent(&guest);
+    }
+}
+
+#[test]
+fn vm_entry_does_not_touch_the_table() {
+    let mut guest = x2(&[0x90; 8]);
+    guest.ram().store(PID_POINTERS, u64::MAX);
+    guest.set_descriptor_control(0, u64::MAX);
+    guest.ram().store(DESCRIPTORS, u64::MAX);
+    guest.launch(3);
+    guest.expect_no_exit();
+    assert_eq!(guest.ram().load::<u64>(PID_POINTERS), u64::MAX);
+    assert_eq!(guest.descriptor_control(0), u64::MAX);
+    assert_eq!(guest.ram().load::<u64>(DESCRIPTORS), u64::MAX);
 }

@@ -69,6 +69,14 @@ pub const PID_POINTERS: u64 = PAGES + 0x8000;
 pub const DATA: u64 = PAGES + 0x9000;
 /// EPT: PML4, PDPT, page directory, page table of the 2 MBytes at [`PAGES`].
 pub const EPT: u64 = PAGES + 0x10_0000;
+/// MSR index of the interrupt command register.
+pub const ICR: u32 = 0x830;
+/// MSR index of the self-IPI register.
+pub const SELF_IPI: u32 = 0x83f;
+/// "Outstanding notification" in a descriptor's control word.
+pub const ON: u64 = 1;
+/// "Suppress notification" there.
+pub const SN: u64 = 2;
 
 /// The processor under test.
 pub struct Guest {
@@ -106,7 +114,8 @@ impl Guest {
         )
     }
 
-    fn with_model(code: &[u8], model: CpuModel) -> Self {
+    /// The same on a processor of any kind.
+    pub fn with_model(code: &[u8], model: CpuModel) -> Self {
         let mut guest = Self::in_root(model);
         guest.store(GUEST_CODE, code);
         guest.run_root(&[
@@ -598,4 +607,38 @@ pub fn program(pieces: &[Vec<u8>]) -> Vec<u8> {
     let mut code = pieces.concat();
     code.push(0xf4);
     code
+}
+
+/// Config X2 of ipi-virtualization.md around `code`.
+pub fn x2(code: &[u8]) -> Guest {
+    let mut guest = Guest::new(code);
+    guest.with_x2apic();
+    guest
+}
+
+/// Config X1 of ipi-virtualization.md around `code`.
+pub fn x1(code: &[u8]) -> Guest {
+    let mut guest = Guest::new(code);
+    guest.with_xapic();
+    guest
+}
+
+/// A value for the interrupt command register.
+pub fn command(destination: u32, low: u32) -> u64 {
+    u64::from(destination) << 32 | u64::from(low)
+}
+
+/// The virtualized interrupt command register.
+pub fn vicr(guest: &Guest) -> u64 {
+    u64::from(guest.virtual_apic(0x300)) | u64::from(guest.virtual_apic(0x304)) << 32
+}
+
+/// Nothing was posted and nobody was notified.
+#[track_caller]
+pub fn nothing_sent(guest: &Guest) {
+    for i in 0..4 {
+        assert_eq!(guest.posted(i), [], "descriptor {i}");
+        assert_eq!(guest.descriptor_control(i) & ON, 0, "descriptor {i}");
+        assert_eq!(guest.received(i as usize), [], "processor {i}");
+    }
 }
