@@ -19,6 +19,8 @@ pub enum Access {
     Constant(u64),
     /// The write has no effect.
     Ignored,
+    /// A write of this value has no effect; of another, #GP(0).
+    Only(u64),
     /// #GP(0).
     Fault,
 }
@@ -71,6 +73,16 @@ const fn both(first: u32, last: u32, access: Access, reason: &'static str) -> Li
 
 /// IA32_PLATFORM_ID.
 const IA32_PLATFORM_ID: u32 = 0x17;
+/// MSR_SMI_COUNT.
+const SMI_COUNT: u32 = 0x34;
+/// MSR_PPIN_CTL.
+const PPIN_CONTROL: u32 = 0x4e;
+/// MSR_PPIN_CTL bit 0: locked out until reset.
+const PPIN_LOCKED_OUT: u64 = 1 << 0;
+/// MISC_FEATURE_ENABLES: CPUID faulting, and on other processors ring 3 MONITOR/MWAIT.
+const MISC_FEATURE_ENABLES: u32 = 0x140;
+/// DE_CFG of AMD's processors.
+const AMD_DE_CFG: u32 = 0xc001_1029;
 /// MSR_PLATFORM_INFO.
 const PLATFORM_INFO: u32 = 0xce;
 /// First variable-range MTRR.
@@ -88,7 +100,7 @@ const MTRR_CAPABILITIES: u64 = 8 | 1 << 8 | 1 << 10;
 /// IA32_MISC_ENABLE: fast strings; no branch-trace storage, no PEBS.
 const MISC_ENABLE: u64 = 1 << 0 | 1 << 11 | 1 << 12;
 
-use Access::{Constant, Emulated, Fault, Ignored, PassThrough};
+use Access::{Constant, Emulated, Fault, Ignored, Only, PassThrough};
 
 /// The policy. An MSR that has no line faults and is counted in [`UnknownMsrs`].
 pub const POLICY: &[Line] = &[
@@ -113,6 +125,13 @@ pub const POLICY: &[Line] = &[
         "mode changes of the virtual APIC",
     ),
     line(
+        SMI_COUNT,
+        SMI_COUNT,
+        Constant(0),
+        Fault,
+        "no system-management interrupt reaches the guest; a register of this processor model",
+    ),
+    line(
         msr::IA32_FEATURE_CONTROL,
         msr::IA32_FEATURE_CONTROL,
         Constant(msr::feature_control::LOCK),
@@ -130,6 +149,13 @@ pub const POLICY: &[Line] = &[
         msr::IA32_SPEC_CTRL,
         Fault,
         "CPUID hides it",
+    ),
+    line(
+        PPIN_CONTROL,
+        PPIN_CONTROL,
+        Constant(PPIN_LOCKED_OUT),
+        Fault,
+        "the processor's serial number is none of the guest's business: locked out",
     ),
     line(
         msr::IA32_BIOS_SIGN_ID,
@@ -151,6 +177,13 @@ pub const POLICY: &[Line] = &[
         Constant(MTRR_CAPABILITIES),
         Fault,
         "CPUID shows MTRRs; EPT decides the memory type",
+    ),
+    line(
+        MISC_FEATURE_ENABLES,
+        MISC_FEATURE_ENABLES,
+        Constant(0),
+        Only(0),
+        "CPUID faulting is not offered (MSR_PLATFORM_INFO); kernels write 0 to have it off",
     ),
     both(
         msr::IA32_SYSENTER_CS,
@@ -269,6 +302,12 @@ pub const POLICY: &[Line] = &[
         msr::IA32_TSC_AUX,
         PassThrough,
         "no effect in root mode; switched with the vCPU",
+    ),
+    both(
+        AMD_DE_CFG,
+        AMD_DE_CFG,
+        Fault,
+        "another vendor's; Linux probes it when it looks for what to keep across suspend",
     ),
 ];
 
@@ -496,6 +535,9 @@ mod tests {
             ),
             (0x3a, Constant(1), Fault),
             (0x48, Fault, Fault),
+            (0x4e, Constant(1), Fault),
+            (0x140, Constant(0), Only(0)),
+            (0xc001_1029, Fault, Fault),
             (0x8b, Constant(1 << 32), Ignored),
             (0xfe, Constant(0x508), Fault),
             (0x174, PassThrough, PassThrough),

@@ -6,7 +6,7 @@ use crate::interrupts::posting::Sender;
 use crate::say;
 use crate::vcpu::virtual_processor::VirtualProcessor;
 use crate::vm::msr::{
-    Access, Direction, Notice, Paging, Register, checked_efer, checked_pat, read_access,
+    Access, Direction, Notice, Paging, Register, checked_efer, checked_pat, line_of, read_access,
     write_access,
 };
 use crate::vmx::feature::Feature;
@@ -63,7 +63,7 @@ pub(super) fn read(vcpu: &mut VirtualProcessor, vmcs: &mut impl Vmcs, context: C
                 Register::MemoryType => vcpu.memory_types.read(register).ok(),
             },
             // The bitmap passes it, so the processor must have found it missing.
-            Access::PassThrough | Access::Ignored | Access::Fault => None,
+            Access::PassThrough | Access::Ignored | Access::Only(_) | Access::Fault => None,
         }
     };
     match value {
@@ -94,6 +94,7 @@ pub(super) fn write(
     } else {
         match write_access(register) {
             Access::Ignored => true,
+            Access::Only(accepted) => value == accepted,
             Access::Emulated(which) => emulated_write(which, register, value, vcpu, vmcs, context)?,
             Access::PassThrough | Access::Constant(_) | Access::Fault => false,
         }
@@ -158,7 +159,8 @@ fn emulated_write(
 }
 
 fn refuse(vcpu: &mut VirtualProcessor, register: u32, direction: Direction) -> Outcome {
-    if vcpu.unknown_msrs.count(register, direction) == Notice::Log {
+    // What the policy refuses is no surprise.
+    if line_of(register).is_none() && vcpu.unknown_msrs.count(register, direction) == Notice::Log {
         say!(
             "posthaste: vcpu {}: {} of MSR {register:#x} refused",
             vcpu.number,
