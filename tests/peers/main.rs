@@ -1,13 +1,16 @@
 //! The bootable image on machines that nobody here wrote.
 //!
-//! And Debian's kernel as a guest.
+//! And Debian's kernels, on the machine and as guests; more of that with the feature `linux-matrix`.
 //!
 //! Built with the feature `peers` only: `cargo xtask test` installs Bochs, QEMU and GRUB's tools and
 //! sets it.
 
 mod bochs;
 mod bochs_run;
+mod linux_clock;
+mod linux_console;
 mod linux_guest;
+mod linux_machine;
 mod qemu;
 
 use std::path::{Path, PathBuf};

@@ -11,7 +11,8 @@ const CONSOLE: (u32, u32) = (5, 1);
 /// What is run first: it looks at the machine, works for a moment and switches off. With
 /// `posthaste.shell` on the kernel's command line it becomes a shell instead; with
 /// `posthaste.pingpong` two processes on two CPUs first wake each other 2000 times, and with
-/// `posthaste.work=NAME:ROUNDS,...` the program beside busybox sends IPIs. Lines that begin with `#ph`
+/// `posthaste.work=NAME:ROUNDS,...` a program beside busybox sends IPIs; with `posthaste.clock=SECONDS`
+/// another looks at clocks and timers for so long. Lines that begin with `#ph`
 /// are for programs. A machine that resets itself has failed.
 const INIT: &str = r##"#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -43,12 +44,14 @@ echo "#ph slept uptime=$(($(cut -d. -f1 /proc/uptime) - before))"
 for word in $(cat /proc/cmdline); do
     case "$word" in
     posthaste.work=*) ipi_workload $(echo "${word#*=}" | tr :, "  ") || verdict=fail ;;
+    posthaste.clock=*) clock_check "${word#*=}" || verdict=fail ;;
     esac
 done
 cat /proc/interrupts
 echo "#ph warnings begin"
-dmesg -r | grep '^<[0-4]>'
+dmesg -r | grep -iE '^<[0-4]>|warning|oops|lockup|unstable|unable|bug:|call trace|refused'
 echo "#ph warnings end"
+dmesg | grep 'APIC routing'
 echo "#ph linux verdict=$verdict"
 stty -F /dev/ttyS0 > /dev/null
 [ $verdict = pass ] || reboot -f

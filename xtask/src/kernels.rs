@@ -10,8 +10,6 @@ const TREE: &str = "tree";
 pub(crate) struct Kernels {
     /// The kernel for virtual machines.
     pub(crate) cloud: PathBuf,
-    /// The kernel for everything else.
-    pub(crate) full: PathBuf,
     /// A busybox that needs no library.
     pub(crate) busybox: PathBuf,
     /// A program that passes messages between processes.
@@ -24,25 +22,119 @@ pub(crate) struct Kernels {
     pub(crate) loader: PathBuf,
 }
 
-/// The kernels, downloaded if they are not in the cache.
+/// A package that is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Package {
+    /// By its name.
+    Named(&'static str),
+    /// The kernel that a package without files stands for; its name has a version.
+    KernelBehind(&'static str),
+}
+
+const PACKAGES: [Package; 5] = [
+    Package::KernelBehind("linux-image-cloud-amd64"),
+    Package::KernelBehind("linux-image-amd64"),
+    Package::Named("busybox-static"),
+    Package::Named("rt-tests"),
+    Package::Named("libc6"),
+];
+
+impl Package {
+    /// What it is asked for by.
+    const fn asked_for(self) -> &'static str {
+        match self {
+            Self::Named(name) | Self::KernelBehind(name) => name,
+        }
+    }
+
+    /// Whether a file with this name is this package.
+    fn is_archive(self, file: &str) -> bool {
+        let Some((package, _)) = file
+            .strip_suffix(".deb")
+            .and_then(|name| name.split_once('_'))
+        else {
+            return false;
+        };
+        match self {
+            Self::Named(name) => package == name,
+            // linux-image-VERSION-amd64 and linux-image-VERSION-cloud-amd64.
+            Self::KernelBehind(name) => {
+                let cloud = name.contains("-cloud-");
+                let version = package.strip_prefix("linux-image-");
+                package.ends_with("-amd64")
+                    && package.contains("-cloud-") == cloud
+                    && version
+                        .is_some_and(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+            }
+        }
+    }
+
+    /// Its archive in the cache; the newest, if the cache has seen several.
+    fn archive(self, cache: &Path) -> Option<PathBuf> {
+        std::fs::read_dir(cache)
+            .ok()?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| self.is_archive(&name(path)))
+            .max()
+    }
+
+    fn download(self, cache: &Path) -> Result<(), String> {
+        let package = match self {
+            Self::Named(name) => name.to_owned(),
+            Self::KernelBehind(name) => depends_on(name)?,
+        };
+        eprintln!("apt-get download {package}");
+        output("apt-get", &["-qq", "download", &package], Some(cache)).map(drop)
+    }
+}
+
+/// The kernels, downloaded if they are not in the cache. An archive that somebody put into the cache is
+/// taken from there.
 pub(crate) fn ensure(root: &Path) -> Result<Kernels, String> {
     let cache = root.join("target/kernels");
     let tree = cache.join(TREE);
     std::fs::create_dir_all(&tree)
         .map_err(|error| format!("cannot create {}: {error}", tree.display()))?;
-    if find(&tree).is_err() {
-        crate::packages::update_lists()?;
-        for package in [
-            depends_on("linux-image-cloud-amd64")?,
-            depends_on("linux-image-amd64")?,
-            "busybox-static".to_owned(),
-            "rt-tests".to_owned(),
-            "libc6".to_owned(),
-        ] {
-            fetch(&package, &cache, &tree)?;
+    if let Ok(kernels) = find(&tree) {
+        return Ok(kernels);
+    }
+    let missing = || {
+        PACKAGES
+            .into_iter()
+            .filter(|package| package.archive(&cache).is_none())
+    };
+    if missing().next().is_some() {
+        let downloaded = crate::packages::update_lists()
+            .and_then(|()| missing().try_for_each(|package| package.download(&cache)));
+        if let Err(error) = downloaded {
+            let names: Vec<&str> = missing().map(Package::asked_for).collect();
+            return Err(by_hand(&error, &names, &cache));
         }
     }
+    for package in PACKAGES {
+        let archive = package.archive(&cache).ok_or_else(|| {
+            format!(
+                "apt-get left no {} in {}",
+                package.asked_for(),
+                cache.display()
+            )
+        })?;
+        let archive = archive.to_string_lossy();
+        output("dpkg-deb", &["-x", &archive, &tree.to_string_lossy()], None)?;
+    }
     find(&tree)
+}
+
+/// What to do if it cannot be done here.
+fn by_hand(error: &str, missing: &[&str], cache: &Path) -> String {
+    format!(
+        "the tests with Debian 12's kernels need the packages {} ({error}); where apt and the network are, \
+         run: apt-get download $(apt-cache depends --recurse --important {} | grep -E \
+         '^(linux-image-[0-9]|busybox-static|rt-tests|libc6$)'), and put the .deb files into {}",
+        missing.join(", "),
+        missing.join(" "),
+        cache.display()
+    )
 }
 
 fn find(tree: &Path) -> Result<Kernels, String> {
@@ -69,9 +161,10 @@ fn find(tree: &Path) -> Result<Kernels, String> {
             Err(format!("{} is missing", path.display()))
         }
     };
+    // The kernel for everything else; the tests look for it where this looks.
+    newest(false)?;
     Ok(Kernels {
         cloud: newest(true)?,
-        full: newest(false)?,
         busybox: file("bin/busybox")?,
         hackbench: file("usr/bin/hackbench")?,
         c_library: file("lib/x86_64-linux-gnu/libc.so.6")?,
@@ -97,24 +190,6 @@ fn depends_on(package: &str) -> Result<String, String> {
         })
 }
 
-fn fetch(package: &str, cache: &Path, tree: &Path) -> Result<(), String> {
-    eprintln!("apt-get download {package}");
-    output("apt-get", &["-qq", "download", package], Some(cache)).map_err(|error| {
-        format!(
-            "{error}; without network, put the package {package} into {} and run this again",
-            cache.display()
-        )
-    })?;
-    let prefix = format!("{package}_");
-    let archive = std::fs::read_dir(cache)
-        .map_err(|error| format!("{}: {error}", cache.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| name(path).starts_with(&prefix) && name(path).ends_with(".deb"))
-        .ok_or_else(|| format!("apt-get left no {prefix}*.deb in {}", cache.display()))?;
-    let archive = archive.to_string_lossy();
-    output("dpkg-deb", &["-x", &archive, &tree.to_string_lossy()], None).map(drop)
-}
-
 fn output(program: &str, arguments: &[&str], directory: Option<&Path>) -> Result<String, String> {
     let mut command = Command::new(program);
     command.args(arguments);
@@ -134,4 +209,53 @@ fn output(program: &str, arguments: &[&str], directory: Option<&Path>) -> Result
         ));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_are_told_apart() {
+        let files = [
+            "linux-image-6.1.0-56-cloud-amd64_6.1.192-2_amd64.deb",
+            "linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb",
+            "busybox-static_1%3a1.35.0-4_amd64.deb",
+            "rt-tests_2.4-1_amd64.deb",
+            "libc6_2.36-9_amd64.deb",
+        ];
+        for (number, package) in PACKAGES.into_iter().enumerate() {
+            for (other, file) in files.iter().enumerate() {
+                assert_eq!(package.is_archive(file), number == other, "{file}");
+            }
+        }
+        for file in [
+            "libc6-dev_2_amd64.deb",
+            "linux-image-amd64_6_amd64.deb",
+            "libc6",
+            "tree",
+        ] {
+            assert!(
+                !PACKAGES.iter().any(|package| package.is_archive(file)),
+                "{file}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let said = by_hand(
+            "apt-get: no network",
+            &["libc6", "rt-tests"],
+            Path::new("/cache"),
+        );
+        for part in [
+            "no network",
+            "libc6, rt-tests",
+            "apt-get download",
+            "/cache",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What the tests of Linux as a guest need: kernels, and an initial RAM disk with work for it.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::initramfs::{self, File};
@@ -8,16 +8,19 @@ use crate::{kernels, root};
 
 /// Where the RAM disk goes; the tests look there.
 const INITIAL_RAM_DISK: &str = "target/kernels/guest.cpio";
-const PROGRAM: &str = "target/kernels/ipi_workload";
-const SOURCE: &str = "xtask/programs/ipi_workload.rs";
+const CACHE: &str = "target/kernels";
+const SOURCES: &str = "xtask/programs";
+const WORKLOAD: &str = "ipi_workload";
+const CLOCK: &str = "clock_check";
 
 /// Downloads and builds it.
 pub(crate) fn prepare() -> Result<(), String> {
     let kernels = kernels::ensure(&root())?;
-    let program = root().join(PROGRAM);
-    build(&program)?;
+    let workload = build(WORKLOAD)?;
+    let clock = build(CLOCK)?;
     let files = [
-        ("bin/ipi_workload", &program),
+        ("bin/ipi_workload", &workload),
+        ("bin/clock_check", &clock),
         ("bin/hackbench", &kernels.hackbench),
         ("lib/x86_64-linux-gnu/libc.so.6", &kernels.c_library),
         (
@@ -34,7 +37,9 @@ pub(crate) fn prepare() -> Result<(), String> {
 }
 
 /// A program that needs no library: the RAM disk has none.
-fn build(program: &Path) -> Result<(), String> {
+fn build(name: &str) -> Result<PathBuf, String> {
+    let program = root().join(CACHE).join(name);
+    let source = root().join(SOURCES).join(format!("{name}.rs"));
     let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(&compiler)
         .args([
@@ -47,15 +52,16 @@ fn build(program: &Path) -> Result<(), String> {
         ])
         .args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"])
         .arg("-o")
-        .arg(program)
-        .arg(root().join(SOURCE))
+        .arg(&program)
+        .arg(&source)
         .output()
         .map_err(|error| format!("cannot run {}: {error}", compiler.display()))?;
     if output.status.success() {
-        Ok(())
+        Ok(program)
     } else {
         Err(format!(
-            "{SOURCE} does not compile: {}",
+            "{} does not compile: {}",
+            source.display(),
             String::from_utf8_lossy(&output.stderr).trim()
         ))
     }

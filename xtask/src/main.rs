@@ -18,7 +18,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
   test     every test there is; sets up what it needs (Debian packages, if root)
   check    formatting and lints, warnings denied
-  linux    boot Debian's kernels on the machine, with 1 to 8 processors
+  linux    the tests with Debian's kernels; with --all every one, which takes long
   guest    put a kernel and a RAM disk with work for guests into target/kernels
   peers boot  time the boot of Debian's kernel on the machine, in Bochs and in QEMU
   picture  draw docs/demonstration.svg from a run of the demonstration";
@@ -29,7 +29,8 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["test"] => test::run(),
         ["check"] => check::run(),
-        ["linux"] => linux::run(),
+        ["linux"] => linux::run(linux::Extent::Bounded),
+        ["linux", "--all"] => linux::run(linux::Extent::All),
         ["guest"] => linux_guest::prepare(),
         ["peers", "boot"] => peers::boot(),
         ["picture"] => picture::run(),
