@@ -28,12 +28,19 @@ fn ept(code: &[u8]) -> Guest {
 fn violations_say_what_was_tried_and_what_was_allowed() {
     let read = load_u32(PAGE + 4);
     let write = store_u32(PAGE + 4, 1);
+    // inc dword [PAGE + 4], and with LOCK: both.
+    let mut modify = vec![0xff, 0x04, 0x25];
+    modify.extend((PAGE as u32 + 4).to_le_bytes());
+    let locked = [&[0xf0], modify.as_slice()].concat();
     for (code, rights, qualification) in [
         (&read, 0_u64, 0x181_u64),
         (&read, 4, 0x181 | 4 << 3),
         (&write, 0, 0x182),
         (&write, 1, 0x182 | 1 << 3),
         (&write, 5, 0x182 | 5 << 3),
+        (&modify, 0, 0x183),
+        (&modify, 5, 0x183 | 5 << 3),
+        (&locked, 1, 0x183 | 1 << 3),
     ] {
         let mut guest = ept(&program(std::slice::from_ref(code)));
         guest.ram().store(ENTRY, PAGE | 0x30 | rights);

@@ -2,13 +2,13 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use arch::exception as vector;
+use arch::{exception as vector, exit::ExitReason};
 
 use super::{
     Cpu,
     op::{self, Op},
     paging::Place,
-    raise::Raised,
+    raise::{Pending, Raised},
     segment::{register, rights},
     tlb::{Access, Privilege},
 };
@@ -339,7 +339,7 @@ impl Cpu {
     ) -> Result<T, Raised> {
         self.check_canonical(linear, segment)?;
         if self.bytes_in_page(linear, T::SIZE) == T::SIZE {
-            let place = self.translate(linear, Access::Write, self.privilege())?;
+            let place = self.translate_to_modify(linear)?;
             if let Place::Ram(offset) = place {
                 let old = T::atomic_update(&self.ram, offset, change);
                 self.note_code_write(offset);
@@ -351,10 +351,23 @@ impl Cpu {
         }
         // A split lock: both pages are known writable before anything is changed.
         let next = linear.wrapping_add(T::SIZE as u64 - 1);
-        self.translate(next, Access::Write, self.privilege())?;
+        self.translate_to_modify(next)?;
         let old = self.read_slow(linear, segment, self.privilege())?;
         self.write_slow(linear, segment, self.privilege(), change(old))?;
         Ok(old)
+    }
+
+    /// Translates the operand of a read-modify-write. One that violates EPT has tried to read and to
+    /// write (SDM 27.2.1, table 27-7).
+    fn translate_to_modify(&mut self, linear: u64) -> Result<Place, Raised> {
+        let place = self.translate(linear, Access::Write, self.privilege());
+        if place.is_err()
+            && let Pending::VmExit(exit) = &mut self.pending
+            && exit.reason == ExitReason::EptViolation
+        {
+            exit.qualification |= 1;
+        }
+        place
     }
 }
 
