@@ -33,8 +33,8 @@ impl ApicError {
 
 impl<P: RegisterPage> LocalApic<P> {
     /// Notes an error, to be seen after the next write of ESR, and raises the error interrupt.
-    // UNCONFIRMED: that a second error of a kind, before ESR is written, raises no second
-    // interrupt.
+    // SDM 10.5.3 Error Handling: the interrupt comes when an error bit is set. From that, a second
+    // error of a kind before ESR is written sets nothing and raises no second interrupt.
     pub(super) fn record_error(&mut self, error: ApicError) {
         if self.errors & error.bit() != 0 {
             return;
