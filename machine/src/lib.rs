@@ -4,6 +4,7 @@
 //! Citations are sections of volume 3 of Intel's Software Developer's Manual in the numbering that
 //! [`arch`] pins.
 
+mod bios_data;
 pub mod cpu;
 mod kernel_entry;
 pub mod machine;

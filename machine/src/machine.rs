@@ -14,6 +14,7 @@ use firmware::acpi::build::{TableConfig, Tables};
 use firmware::boot::{self, BootError, BootRequest, Rsdp};
 use firmware::memory::{LoadMemory, MemoryError};
 
+use crate::bios_data;
 use crate::cpu::{Cpu, CpuModel, Processor};
 use crate::kernel_entry;
 use crate::memory::{HOLE_END, HOLE_START, Ram, RamError};
@@ -297,17 +298,19 @@ fn identity_at_reset(id: u32) -> Identity {
 }
 
 /// First address of the legacy area that is not RAM to software.
-const LEGACY_START: u64 = 0xa_0000;
+const LEGACY_START: u64 = bios_data::EXTENDED_START;
 /// First address above the legacy area.
 const LEGACY_END: u64 = 0x10_0000;
 
-/// Puts the ACPI tables into the BIOS area, where software also finds them by searching.
+/// Puts the ACPI tables into the BIOS area, where software also finds them by searching, and the BIOS
+/// data areas into low memory.
 fn firmware_tables(ram: &Ram, processors: usize) -> Result<Tables, MachineError> {
     let apic_ids: Vec<u32> = (0..processors as u32).collect();
     let tables = acpi::build::build(&TableConfig::posthaste(&apic_ids))
         .map_err(|error| MachineError::Tables(error.to_string()))?;
     RamLoader(ram)
         .write(tables.base, &tables.bytes)
+        .and_then(|()| bios_data::write(&mut RamLoader(ram)))
         .map_err(|error| MachineError::Tables(error.to_string()))?;
     Ok(tables)
 }

@@ -1,7 +1,7 @@
 //! `posthaste machine`: a kernel or hypervisor on the bare machine.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use machine::platform::Outcome;
 use serde::Serialize;
 
 use super::options::MachineOptions;
-use super::{CommandError, read_file};
+use super::{CommandError, read_file, read_kernel};
 
 /// A boot protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,6 +26,44 @@ enum BootProtocol {
     Linux64,
     /// Linux, entered in 32-bit mode
     Linux32,
+}
+
+impl From<BootProtocol> for Protocol {
+    fn from(protocol: BootProtocol) -> Self {
+        match protocol {
+            BootProtocol::Pvh => Self::Pvh,
+            BootProtocol::Multiboot2 => Self::Multiboot2,
+            BootProtocol::Multiboot1 => Self::Multiboot1,
+            BootProtocol::Linux64 => Self::Linux64,
+            BootProtocol::Linux32 => Self::Linux32,
+        }
+    }
+}
+
+/// What the command lines of kernel and modules are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CommandLine {
+    /// The text alone.
+    Text,
+    /// The file's name and the text, as multiboot kernels expect of their loader.
+    NameAndText,
+}
+
+impl CommandLine {
+    fn of(protocol: Option<Protocol>, image: &[u8]) -> Self {
+        let offered = || firmware::boot::detect(image).ok()?.first().copied();
+        match protocol.or_else(offered) {
+            Some(Protocol::Multiboot1) => Self::NameAndText,
+            _ => Self::Text,
+        }
+    }
+
+    fn text(self, path: &Path, text: &str) -> String {
+        match self {
+            Self::Text => text.to_owned(),
+            Self::NameAndText => format!("{} {text}", path.display()).trim_end().to_owned(),
+        }
+    }
 }
 
 /// Options of `machine`.
@@ -91,15 +129,18 @@ impl Statistics {
 
 /// Runs the kernel.
 pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
-    let image = read_file("read the kernel", &options.kernel)?;
+    let image = read_kernel(&options.kernel)?;
+    let protocol = options.protocol.map(Protocol::from);
+    let command_line = CommandLine::of(protocol, &image);
     let mut modules = Vec::new();
     if let Some(path) = &options.initrd {
-        modules.push((read_file("read the initial RAM disk", path)?, ""));
+        let bytes = read_file("read the initial RAM disk", path)?;
+        modules.push((bytes, command_line.text(path, "")));
     }
     for module in &options.modules {
-        let (path, command_line) = module.split_once(' ').unwrap_or((module, ""));
+        let (path, text) = module.split_once(' ').unwrap_or((module, ""));
         let bytes = read_file("read the module", path.as_ref())?;
-        modules.push((bytes, command_line));
+        modules.push((bytes, command_line.text(path.as_ref(), text)));
     }
     let modules: Vec<Module<'_>> = modules
         .iter()
@@ -134,15 +175,9 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         },
         &Kernel {
             image: &image,
-            command_line: &options.append,
+            command_line: &command_line.text(&options.kernel, &options.append),
             modules: &modules,
-            protocol: options.protocol.map(|protocol| match protocol {
-                BootProtocol::Pvh => Protocol::Pvh,
-                BootProtocol::Multiboot2 => Protocol::Multiboot2,
-                BootProtocol::Multiboot1 => Protocol::Multiboot1,
-                BootProtocol::Linux64 => Protocol::Linux64,
-                BootProtocol::Linux32 => Protocol::Linux32,
-            }),
+            protocol,
         },
         console,
     )

@@ -96,7 +96,7 @@ impl From<RunError> for CommandError {
 
 /// Reads a kernel and makes sure that it is one.
 fn read_kernel(path: &Path) -> Result<Vec<u8>, CommandError> {
-    let bytes = read_file("read the kernel", path)?;
+    let bytes = read_image(path)?;
     match firmware::boot::detect(&bytes) {
         Ok(_) => Ok(bytes),
         Err(error) => Err(CommandError::Kernel {
@@ -106,12 +106,37 @@ fn read_kernel(path: &Path) -> Result<Vec<u8>, CommandError> {
     }
 }
 
+/// What a file that gzip compressed begins with.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// A compressed kernel is taken to be no larger than this.
+const LARGEST_KERNEL: u64 = 1 << 30;
+
 fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, CommandError> {
     std::fs::read(path).map_err(|source| CommandError::File {
         what,
         path: path.to_owned(),
         source,
     })
+}
+
+/// Reads a file; one that gzip compressed, as hypervisors often are in /boot, is decompressed.
+fn read_image(path: &Path) -> Result<Vec<u8>, CommandError> {
+    use std::io::Read;
+    const WHAT: &str = "read the kernel";
+    let image = read_file(WHAT, path)?;
+    if !image.starts_with(&GZIP) {
+        return Ok(image);
+    }
+    let mut kernel = Vec::new();
+    flate2::read::MultiGzDecoder::new(image.as_slice())
+        .take(LARGEST_KERNEL)
+        .read_to_end(&mut kernel)
+        .map_err(|source| CommandError::File {
+            what: WHAT,
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(kernel)
 }
 
 /// Prints a line of result; a reader that went away is not an error.

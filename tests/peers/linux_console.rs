@@ -63,7 +63,8 @@ pub(crate) fn initial_ram_disk() -> PathBuf {
     cached("guest.cpio")
 }
 
-fn cached(name: &str) -> PathBuf {
+/// A file of the cache that `cargo xtask guest` fills.
+pub(crate) fn cached(name: &str) -> PathBuf {
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kernels");
     cache.join(name)
 }

@@ -1,12 +1,13 @@
 //! The bootable image on machines that nobody here wrote.
 //!
-//! And Debian's kernels, on the machine and as guests; more of that with the feature `linux-matrix`.
+//! And Debian's kernels, on the machine, with KVM as their own hypervisor, and as guests; more of that with the feature `linux-matrix`.
 //!
 //! Built with the feature `peers` only: `cargo xtask test` installs Bochs, QEMU and GRUB's tools and
 //! sets it.
 
 mod bochs;
 mod bochs_run;
+mod kvm;
 mod linux_clock;
 mod linux_console;
 mod linux_guest;

@@ -12,8 +12,8 @@ const CONSOLE: (u32, u32) = (5, 1);
 /// `posthaste.shell` on the kernel's command line it becomes a shell instead; with
 /// `posthaste.pingpong` two processes on two CPUs first wake each other 2000 times, and with
 /// `posthaste.work=NAME:ROUNDS,...` a program beside busybox sends IPIs; with `posthaste.clock=SECONDS`
-/// another looks at clocks and timers for so long. Lines that begin with `#ph`
-/// are for programs. A machine that resets itself has failed.
+/// another looks at clocks and timers for so long; and with `posthaste.kvm=ROUNDS` KVM's modules are
+/// loaded and a virtual machine's processors send IPIs. Lines that begin with `#ph` are for programs. A machine that resets itself has failed.
 const INIT: &str = r##"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -44,6 +44,13 @@ echo "#ph slept uptime=$(($(cut -d. -f1 /proc/uptime) - before))"
 for word in $(cat /proc/cmdline); do
     case "$word" in
     posthaste.work=*) ipi_workload $(echo "${word#*=}" | tr :, "  ") || verdict=fail ;;
+    posthaste.kvm=*)
+        for module in irqbypass kvm kvm-intel; do
+            insmod "/lib/$module.ko" || verdict=fail
+        done
+        echo "#ph kvm enable_ipiv=$(cat /sys/module/kvm_intel/parameters/enable_ipiv)"
+        kvm_ipis "${word#*=}" || verdict=fail
+    ;;
     posthaste.clock=*) clock_check "${word#*=}" || verdict=fail ;;
     esac
 done

@@ -6,10 +6,19 @@ use std::process::Command;
 /// Where a package's files are in the cache.
 const TREE: &str = "tree";
 
+/// KVM's modules, after those that they need.
+const KVM: [&str; 3] = [
+    "virt/lib/irqbypass.ko",
+    "arch/x86/kvm/kvm.ko",
+    "arch/x86/kvm/kvm-intel.ko",
+];
+
 /// What is in the cache.
 pub(crate) struct Kernels {
     /// The kernel for virtual machines.
     pub(crate) cloud: PathBuf,
+    /// KVM's modules for that kernel, with where they go in a RAM disk, in the order in which they are loaded.
+    pub(crate) kvm: Vec<(String, PathBuf)>,
     /// A busybox that needs no library.
     pub(crate) busybox: PathBuf,
     /// A program that passes messages between processes.
@@ -163,8 +172,15 @@ fn find(tree: &Path) -> Result<Kernels, String> {
     };
     // The kernel for everything else; the tests look for it where this looks.
     newest(false)?;
+    let cloud = newest(true)?;
+    let release = name(&cloud).replace("vmlinuz-", "");
+    let module = |path: &str| {
+        let path = file(&format!("lib/modules/{release}/kernel/{path}"))?;
+        Ok((format!("lib/{}", name(&path)), path))
+    };
     Ok(Kernels {
-        cloud: newest(true)?,
+        kvm: KVM.into_iter().map(module).collect::<Result<_, String>>()?,
+        cloud,
         busybox: file("bin/busybox")?,
         hackbench: file("usr/bin/hackbench")?,
         c_library: file("lib/x86_64-linux-gnu/libc.so.6")?,

@@ -1,4 +1,4 @@
-//! What the tests of Linux as a guest need: kernels, and an initial RAM disk with work for it.
+//! What the tests with Linux need: kernels, and initial RAM disks with work for them.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,9 +8,12 @@ use crate::{kernels, root};
 
 /// Where the RAM disk goes; the tests look there.
 const INITIAL_RAM_DISK: &str = "target/kernels/guest.cpio";
+/// The one with KVM and a program that uses it.
+const KVM_RAM_DISK: &str = "target/kernels/kvm.cpio";
 const CACHE: &str = "target/kernels";
 const SOURCES: &str = "xtask/programs";
 const WORKLOAD: &str = "ipi_workload";
+const KVM_USER: &str = "kvm_ipis";
 const CLOCK: &str = "clock_check";
 
 /// Downloads and builds it.
@@ -32,7 +35,23 @@ pub(crate) fn prepare() -> Result<(), String> {
     ];
     let files = files.map(|(name, source)| File { name, source });
     let image = initramfs::build(&kernels.busybox, &files)?;
-    let path = root().join(INITIAL_RAM_DISK);
+    write(INITIAL_RAM_DISK, &image)?;
+
+    let user = build(KVM_USER)?;
+    let modules = kernels
+        .kvm
+        .iter()
+        .map(|(name, source)| File { name, source });
+    let mut files: Vec<File<'_>> = modules.collect();
+    files.push(File {
+        name: "bin/kvm_ipis",
+        source: &user,
+    });
+    write(KVM_RAM_DISK, &initramfs::build(&kernels.busybox, &files)?)
+}
+
+fn write(name: &str, image: &[u8]) -> Result<(), String> {
+    let path = root().join(name);
     std::fs::write(&path, image).map_err(|error| format!("{}: {error}", path.display()))
 }
 

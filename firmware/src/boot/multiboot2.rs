@@ -2,7 +2,7 @@
 
 use super::image::{AddressFields, Segment, word};
 use super::multiboot1::memory_kib;
-use super::{BootError, BootRequest, LOADER_NAME, Protocol};
+use super::{BootError, BootRequest, Protocol};
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -10,6 +10,9 @@ use core::ops::Range;
 pub(super) const BOOT_MAGIC: u32 = 0x36d7_6289;
 const HEADER_MAGIC: u32 = 0xe852_50d6;
 /// Multiboot2 3.1.1: the header is within the first 32768 bytes, 64-bit aligned.
+/// Kernels go by GRUB's name when they decide whether the command line begins with the kernel's file name:
+/// GRUB 2 leaves it out, and so does this loader.
+const LOADER_NAME: &[u8] = b"posthaste, in the manner of GRUB 2\0";
 const SEARCH_LENGTH: usize = 32768;
 const ARCHITECTURE_I386: u32 = 0;
 const FIXED_LENGTH: usize = 16;

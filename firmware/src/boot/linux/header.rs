@@ -8,6 +8,8 @@ use core::ops::Range;
 /// What the header is called in errors.
 const WHAT: &str = "Linux setup header";
 const SECTOR: usize = 512;
+/// Unit of the code's size.
+const PARAGRAPH: usize = 16;
 /// The oldest protocol that is loaded: the first that says how much memory the kernel needs.
 const OLDEST: u16 = 0x020a;
 /// The first protocol with `xloadflags`.
@@ -105,9 +107,10 @@ impl<'a> Header<'a> {
         if code_start < header_end {
             return Err(malformed(offset::SETUP_SECTORS));
         }
-        let code_size = (long(0x1f4)? as usize).saturating_mul(16);
+        let code_size = (long(0x1f4)? as usize).saturating_mul(PARAGRAPH);
         let code_end = code_start.saturating_add(code_size);
-        if code_end > image.len() {
+        // The size counts paragraphs; a file may end inside the last.
+        if code_end > image.len().next_multiple_of(PARAGRAPH) {
             return Err(truncated("Linux kernel", code_end));
         }
         let memory_size = u64::from(long(0x260)?);
@@ -156,9 +159,8 @@ impl<'a> Header<'a> {
 
     /// The protected-mode code.
     pub(super) fn code(&self) -> &'a [u8] {
-        self.image
-            .get(self.code_start..self.code_start + self.code_size)
-            .unwrap_or(&[])
+        let end = (self.code_start + self.code_size).min(self.image.len());
+        self.image.get(self.code_start..end).unwrap_or(&[])
     }
 
     pub(super) fn load_flags(&self) -> u8 {
