@@ -202,12 +202,16 @@ impl Cpu {
         let first = self.bytes_in_page(linear, T::SIZE);
         if first == T::SIZE {
             let place = self.translate(linear, Access::Read, privilege)?;
+            self.check_alignment(linear, T::SIZE, privilege)?;
+            self.note_data_access(linear, T::SIZE, Access::Read);
             return self.read_place(place, linear);
         }
         // The operand spans two pages: both must be readable before either is read.
         let next = self.truncate_linear(linear.wrapping_add(first as u64));
         let low = self.translate(linear, Access::Read, privilege)?;
         let high = self.translate(next, Access::Read, privilege)?;
+        self.check_alignment(linear, T::SIZE, privilege)?;
+        self.note_data_access(linear, T::SIZE, Access::Read);
         let mut bytes = [0; 16];
         for (i, byte) in bytes.iter_mut().enumerate().take(T::SIZE) {
             *byte = if i < first {
@@ -233,11 +237,15 @@ impl Cpu {
         let first = self.bytes_in_page(linear, T::SIZE);
         if first == T::SIZE {
             let place = self.translate(linear, Access::Write, privilege)?;
+            self.check_alignment(linear, T::SIZE, privilege)?;
+            self.note_data_access(linear, T::SIZE, Access::Write);
             return self.write_place(place, linear, value);
         }
         let next = self.truncate_linear(linear.wrapping_add(first as u64));
         let low = self.translate(linear, Access::Write, privilege)?;
         let high = self.translate(next, Access::Write, privilege)?;
+        self.check_alignment(linear, T::SIZE, privilege)?;
+        self.note_data_access(linear, T::SIZE, Access::Write);
         for (i, byte) in value.to_bytes().into_iter().enumerate().take(T::SIZE) {
             if i < first {
                 self.write_place(low.byte(i as u64), linear, byte)?;
@@ -340,6 +348,8 @@ impl Cpu {
         self.check_canonical(linear, segment)?;
         if self.bytes_in_page(linear, T::SIZE) == T::SIZE {
             let place = self.translate_to_modify(linear)?;
+            self.check_alignment(linear, T::SIZE, self.privilege())?;
+            self.note_data_access(linear, T::SIZE, Access::Write);
             if let Place::Ram(offset) = place {
                 let old = T::atomic_update(&self.ram, offset, change);
                 self.note_code_write(offset);

@@ -189,6 +189,9 @@ impl Cpu {
             7 => value & DR7_WRITABLE | 0x400,
             _ => value,
         };
+        if index != 6 {
+            self.refresh_data_breakpoints();
+        }
         self.look_at_events();
         Ok(())
     }

@@ -12,6 +12,9 @@ use super::{
 use crate::trace::Event;
 use crate::vtx::VmExit;
 
+/// Exceptions one after the other in the delivery of one event. A handler's stack whose misalignment
+/// raises #AC each time that it is delivered has no end to them: processors hang, this one shuts down.
+const LONGEST_SERIES: u32 = 16;
 /// DR7.GD: general detect.
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
 /// IA32_DEBUGCTL.LBR and BTF, which a #DB clears.
@@ -100,6 +103,7 @@ impl Cpu {
             0
         };
         let mut event = event;
+        let mut in_series = 0;
         loop {
             if crate::vtx::exceptions::intercept(self, &event) {
                 break;
@@ -116,7 +120,15 @@ impl Cpu {
                 Pending::Exception(second) => {
                     let second = Self::with_external_bit(&event, second);
                     match combine(&event, &second) {
-                        Combined::Serial => event = second,
+                        Combined::Serial if in_series == LONGEST_SERIES => {
+                            self.delivering = None;
+                            self.triple_fault();
+                            break;
+                        }
+                        Combined::Serial => {
+                            in_series += 1;
+                            event = second;
+                        }
                         Combined::DoubleFault => {
                             self.delivering = None;
                             event = Exception {

@@ -80,13 +80,17 @@ impl Cpu {
             return Ok(Place::Device(host.physical));
         }
         let frame = offset & !0xfff;
+        let cached = !self.looks_at_accesses(linear, privilege);
         self.tlb.note_page_size(linear, page.offset);
         self.tlb.insert(
             linear,
             frame,
             Permitted {
-                read: host.read,
-                write: page.write && host.write && !self.platform.code_map.contains(frame),
+                read: cached && host.read,
+                write: cached
+                    && page.write
+                    && host.write
+                    && !self.platform.code_map.contains(frame),
                 execute: page.execute && host.execute,
             },
             privilege,

@@ -2,11 +2,7 @@
 
 use arch::control_register::rflags;
 
-use super::{
-    Cpu, Inhibit,
-    block::Blocks,
-    raise::{Exception, Pending, Source},
-};
+use super::{Cpu, Inhibit, block::Blocks, raise::Pending};
 
 /// Why a processor gave control back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +55,7 @@ impl Processor {
         while let Some(frame) = self.cpu.stale_code.pop() {
             self.blocks.drop_frame(frame, &mut self.cpu.tlb);
         }
+        self.cpu.refresh_alignment_check();
         self.cpu.stepwise = self.cpu.needs_steps();
         stop
     }
@@ -101,6 +98,7 @@ impl Processor {
         let trapped = cpu.system_flags & rflags::TF != 0;
         let resumed = cpu.system_flags & rflags::RF != 0;
         cpu.check_events = true;
+        cpu.forget_breakpoints_met();
         let block = match blocks.at_rip(cpu) {
             Ok(block) => block,
             Err(_raised) => return cpu.fetch_raised(),
@@ -126,14 +124,15 @@ impl Processor {
         if resumed && cpu.resume_expires {
             cpu.system_flags &= !rflags::RF;
         }
+        let due = if completed { cpu.trap_due(trapped) } else { 0 };
         if cpu.vmx.trap.is_some() {
             // SDM 30.4.3.2: APIC-write emulation comes before every other event.
-            let steps = trapped && completed && !cpu.trap_suppressed;
-            completed &= crate::vtx::events::complete_before_trap(cpu, steps);
+            completed &= crate::vtx::events::complete_before_trap(cpu, due);
         }
-        if trapped && completed {
-            cpu.single_step_trap();
+        if due != 0 && completed {
+            cpu.debug_trap(due);
         }
+        cpu.trap_suppressed = false;
     }
 }
 
@@ -176,19 +175,5 @@ impl Cpu {
                 self.look_at_events();
             }
         }
-    }
-
-    /// #DB after an instruction that began with RFLAGS.TF set (SDM 17.3.1.4 Single-step exception).
-    fn single_step_trap(&mut self) {
-        if self.trap_suppressed {
-            self.trap_suppressed = false;
-            return;
-        }
-        self.deliver_exception(Exception {
-            vector: arch::exception::DEBUG,
-            error_code: None,
-            detail: 1 << 14,
-            source: Source::Trap,
-        });
     }
 }

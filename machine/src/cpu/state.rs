@@ -138,6 +138,10 @@ pub struct Cpu {
     /// [`Self::instructions`] and RIP when a repeated string instruction last paused between two
     /// iterations.
     pub paused_iteration: Option<(u64, u64)>,
+    /// DR6 bits of the data and I/O breakpoints that the instruction met.
+    pub breakpoints_met: u64,
+    /// Alignment is checked: CPL is 3, CR0.AM and RFLAGS.AC are set.
+    pub alignment_checked: bool,
     /// The event being delivered, if one is.
     pub delivering: Option<Exception>,
     /// Length of the instruction behind it, for INT n, INT3, INTO and INT1; otherwise 0.
@@ -242,6 +246,8 @@ impl Cpu {
             single_step: false,
             resume_expires: false,
             paused_iteration: None,
+            breakpoints_met: 0,
+            alignment_checked: false,
             delivering: None,
             delivering_length: 0,
             unknown_msrs: Vec::new(),

@@ -99,6 +99,7 @@ fn load_guest_state(cpu: &mut Cpu, c: &Controls) {
     cpu.cr4 = cpu.vmcs(vmcs::GUEST_CR4);
     if c.entry(entry_control::LOAD_DEBUG_CONTROLS) {
         cpu.dr[7] = cpu.vmcs(vmcs::GUEST_DR7) & 0xffff_2fff | 0x400;
+        cpu.breakpoints_met = 0;
         cpu.msrs.debugctl = cpu.vmcs(vmcs::GUEST_DEBUGCTL);
     }
     cpu.msrs.sysenter_cs = u64::from(cpu.vmcs(vmcs::GUEST_SYSENTER_CS));

@@ -40,15 +40,14 @@ pub fn complete_instruction(cpu: &mut Cpu) {
     }
 }
 
-/// The same where a single-step trap may be due, which a VM exit leaves to the guest-state area
-/// (SDM 27.3.4). False if the guest was left.
-pub fn complete_before_trap(cpu: &mut Cpu, steps: bool) -> bool {
-    if steps {
-        cpu.vmx.pending_debug |= pending_debug::SINGLE_STEP;
-    }
+/// The same where a debug trap is due with these bits of DR6, which a VM exit leaves to the guest-state
+/// area (SDM 27.3.4). False if the guest was left.
+pub fn complete_before_trap(cpu: &mut Cpu, due: u64) -> bool {
+    let before = cpu.vmx.pending_debug;
+    cpu.vmx.pending_debug |= pending_debug::from_debug_status(due);
     complete_instruction(cpu);
-    if cpu.vmx.non_root && steps {
-        cpu.vmx.pending_debug &= !pending_debug::SINGLE_STEP;
+    if cpu.vmx.non_root {
+        cpu.vmx.pending_debug = before;
     }
     cpu.vmx.non_root
 }

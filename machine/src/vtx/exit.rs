@@ -11,7 +11,10 @@ use arch::{
 
 use super::{
     VmExit,
-    entry_checks::{Violation, guest_state::interruptibility},
+    entry_checks::{
+        Violation,
+        guest_state::{interruptibility, pending_debug},
+    },
     exceptions, msr_areas, vmcs as region_layout, vpid,
 };
 use crate::{
@@ -315,6 +318,11 @@ fn save_non_register_state(cpu: &mut Cpu) {
         Inhibit::MovSs => interruptibility::MOV_SS,
     } | if blocked { interruptibility::NMI } else { 0 };
     cpu.set_vmcs(vmcs::GUEST_INTERRUPTIBILITY_STATE, blocking);
+    // A trap that MOV SS holds back is pending still.
+    let held = std::mem::take(&mut cpu.breakpoints_met);
+    if cpu.inhibit == Inhibit::MovSs {
+        cpu.vmx.pending_debug |= pending_debug::from_debug_status(held);
+    }
     cpu.set_vmcs(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, cpu.vmx.pending_debug);
     if controls.pin(pin::PREEMPTION_TIMER) && controls.exit(exit_control::SAVE_PREEMPTION_TIMER) {
         let now = cpu.now();

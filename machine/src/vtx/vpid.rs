@@ -75,6 +75,7 @@ impl Translations {
 pub fn enter(cpu: &mut Cpu) {
     let controls = &cpu.vmx.controls;
     let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
+    cpu.alignment_checked = false;
     if vpid == 0 {
         cpu.tlb.flush();
         return;
@@ -89,12 +90,15 @@ pub fn enter(cpu: &mut Cpu) {
         Some(kept) if kept.paging == paging => cpu.tlb.resume(kept.context),
         _ => cpu.tlb.flush(),
     }
+    // They may have been made before the guest's breakpoints were.
+    cpu.refresh_data_breakpoints();
 }
 
 /// A VM exit has saved the guest's state and not yet loaded the host's.
 pub fn leave(cpu: &mut Cpu) {
     let controls = &cpu.vmx.controls;
     let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
+    cpu.alignment_checked = false;
     if vpid == 0 {
         cpu.tlb.flush();
         return;

@@ -237,6 +237,7 @@ impl Cpu {
 
     /// Reads `size` (1, 2 or 4) bytes at a port.
     pub fn port_in(&mut self, port: u16, size: u8) -> u32 {
+        self.note_port_access(port, size);
         let now = self.now();
         let value = self.platform.port_read(self.index, port, size, now);
         self.trace(Event::Port { port, value });
@@ -245,6 +246,7 @@ impl Cpu {
 
     /// Writes `size` (1, 2 or 4) bytes to a port.
     pub fn port_out(&mut self, port: u16, size: u8, value: u32) {
+        self.note_port_access(port, size);
         let now = self.now();
         self.trace(Event::Port { port, value });
         self.platform.port_write(self.index, port, size, value, now);

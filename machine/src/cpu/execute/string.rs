@@ -213,7 +213,7 @@ fn repeated<T: Integer, K: Kind>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
         return Ok(());
     }
     // Single-stepping traps after every iteration.
-    let stepping = cpu.system_flags & rflags::TF != 0;
+    let stepping = cpu.system_flags & rflags::TF != 0 || cpu.breakpoints_enabled();
     if !stepping && cpu.system_flags & rflags::DF == 0 {
         let done = K::bulk::<T>(cpu, op, count);
         if done != 0 {

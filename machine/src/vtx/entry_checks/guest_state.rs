@@ -43,6 +43,16 @@ pub mod pending_debug {
     pub const ENABLED_BREAKPOINT: u64 = 1 << 12;
     /// Single step.
     pub const SINGLE_STEP: u64 = 1 << 14;
+
+    /// A trap that is due, by the bits that it would set in DR6.
+    pub const fn from_debug_status(due: u64) -> u64 {
+        let enabled = if due & BREAKPOINTS != 0 {
+            ENABLED_BREAKPOINT
+        } else {
+            0
+        };
+        due & (BREAKPOINTS | SINGLE_STEP) | enabled
+    }
 }
 
 /// What the checks have in common.
