@@ -11,6 +11,7 @@
 
 pub mod acpi_power;
 pub mod debug_port;
+pub mod firmware_configuration;
 pub mod interrupt_message;
 pub mod io_apic;
 pub mod pc;

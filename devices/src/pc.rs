@@ -4,6 +4,7 @@
 
 use crate::acpi_power::{self, AcpiPower, PowerEffect, TimerWidth};
 use crate::debug_port::{DebugEffect, DebugPort, PhaseMark};
+use crate::firmware_configuration::FirmwareConfiguration;
 use crate::interrupt_message::{InterruptMessage, InterruptMessages};
 use crate::io_apic::{IoApic, Version};
 use crate::pci::PciConfiguration;
@@ -59,6 +60,8 @@ pub struct Pc {
     reset: ResetControl,
     pci: PciConfiguration,
     debug: DebugPort,
+    /// `None` where software is not told the configuration.
+    configuration: Option<FirmwareConfiguration>,
     external_interrupt: Line,
 }
 
@@ -86,7 +89,16 @@ impl Pc {
             reset: ResetControl::new(),
             pci: PciConfiguration::new(),
             debug: DebugPort::new(),
+            configuration: None,
             external_interrupt: Line::Deasserted,
+        }
+    }
+
+    /// The same devices and one that tells the machine's configuration.
+    pub fn with_configuration(self, configuration: FirmwareConfiguration) -> Self {
+        Self {
+            configuration: Some(configuration),
+            ..self
         }
     }
 
@@ -130,6 +142,10 @@ impl Pc {
             self.debug.read(port)
         } else if PciConfiguration::is_data(port) {
             self.pci.read(port)
+        } else if FirmwareConfiguration::is_data(port)
+            && let Some(configuration) = &mut self.configuration
+        {
+            configuration.read()
         } else {
             0xff
         }
@@ -157,6 +173,10 @@ impl Pc {
             }
         } else if PciConfiguration::is_address(port, size) {
             self.pci.set_address(value);
+        } else if FirmwareConfiguration::is_selector(port, size)
+            && let Some(configuration) = &mut self.configuration
+        {
+            configuration.select(value as u16);
         } else {
             for index in 0..u16::from(size.min(4)) {
                 let byte = (value >> (8 * index)) as u8;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use apic::apic_base::ApicMode;
 use apic::routing::Identity;
 use arch::pvh::{self, MemoryRegion};
+use devices::firmware_configuration::FirmwareConfiguration;
 use devices::pc::Pc;
 use devices::rtc_calendar::DateTime;
 use firmware::acpi;
@@ -15,7 +16,8 @@ use firmware::boot::{self, BootError, BootRequest, Rsdp};
 use firmware::memory::{LoadMemory, MemoryError};
 
 use crate::bios_data;
-use crate::cpu::{Cpu, CpuModel, Processor};
+use crate::cpu::msr::UnknownMsr;
+use crate::cpu::{Activity, Cpu, CpuModel, Processor};
 use crate::kernel_entry;
 use crate::memory::{HOLE_END, HOLE_START, Ram, RamError};
 use crate::platform::{Mark, Outcome, Platform};
@@ -117,6 +119,36 @@ pub struct Report {
     pub trace_hash: u64,
     /// Instructions that the machine met and does not execute.
     pub unimplemented: Vec<Unimplemented>,
+    /// Accesses to MSRs that do not exist, by processor, each once; they raised #GP.
+    pub unknown_msrs: Vec<Vec<UnknownMsr>>,
+    /// Where each processor was at the end.
+    pub positions: Vec<Position>,
+}
+
+/// Where a processor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Its instruction pointer.
+    pub rip: u64,
+    /// What it does.
+    pub activity: Activity,
+    /// Whether it is in VMX non-root operation.
+    pub in_guest: bool,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.activity {
+            Activity::Active => write!(f, "at {:#x}", self.rip)?,
+            Activity::Halted => write!(f, "halted at {:#x}", self.rip)?,
+            Activity::Shutdown => write!(f, "shut down at {:#x}", self.rip)?,
+            Activity::WaitForStartUp => write!(f, "waiting for a start-up IPI")?,
+        }
+        if self.in_guest {
+            write!(f, " in VMX non-root operation")?;
+        }
+        Ok(())
+    }
 }
 
 struct RamLoader<'a>(&'a Ram);
@@ -176,7 +208,10 @@ impl Machine {
         let platform = Arc::new(Platform::new(
             ram,
             identities,
-            Pc::starting_at(POWER_ON_DATE),
+            Pc::starting_at(POWER_ON_DATE).with_configuration(FirmwareConfiguration::new(
+                u16::try_from(count).unwrap_or(u16::MAX),
+                configuration.memory,
+            )),
             console,
         ));
         let model = Arc::new(configuration.model.clone());
@@ -253,6 +288,20 @@ impl Machine {
             marks,
             trace_hash,
             unimplemented: self.platform.unimplemented(),
+            unknown_msrs: self
+                .processors
+                .iter()
+                .map(|processor| processor.cpu.unknown_msrs.clone())
+                .collect(),
+            positions: self
+                .processors
+                .iter()
+                .map(|Processor { cpu, .. }| Position {
+                    rip: cpu.rip(),
+                    activity: cpu.activity,
+                    in_guest: cpu.vmx.non_root,
+                })
+                .collect(),
         }
     }
 

@@ -127,6 +127,28 @@ impl Statistics {
     }
 }
 
+/// Says which MSRs software tried that are not there. It may well have been prepared for that.
+fn report_unknown_msrs(report: &Report) {
+    let mut accesses: Vec<_> = report
+        .unknown_msrs
+        .iter()
+        .flatten()
+        .map(|msr| (msr.index, msr.written.is_some()))
+        .collect();
+    accesses.sort_unstable();
+    accesses.dedup();
+    let list = |written: bool| {
+        let of_kind = accesses.iter().filter(|access| access.1 == written);
+        let names: Vec<String> = of_kind.map(|(index, _)| format!("{index:#x}")).collect();
+        names.join(" ")
+    };
+    for (what, names) in [("reads", list(false)), ("writes", list(true))] {
+        if !names.is_empty() {
+            eprintln!("posthaste: {what} of MSRs that do not exist raised #GP: {names}");
+        }
+    }
+}
+
 /// Runs the kernel.
 pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     let image = read_kernel(&options.kernel)?;
@@ -201,13 +223,19 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
             source,
         })?;
     }
+    report_unknown_msrs(&report);
     let unimplemented = report.unimplemented.iter();
     let status = match report.outcome {
         Outcome::PowerOff => ExitCode::SUCCESS,
         // As QEMU's isa-debug-exit: the status is never 0.
         Outcome::Exit(value) => ExitCode::from((value << 1 | 1) as u8),
         outcome => {
-            let text = format!("the run ended early: {outcome}");
+            let mut text = format!("the run ended early: {outcome}");
+            if matches!(outcome, Outcome::Limit { .. } | Outcome::Deadlock) {
+                for (number, position) in report.positions.iter().enumerate() {
+                    text.push_str(&format!("; processor {number} {position}"));
+                }
+            }
             return Err(CommandError::Unexpected(
                 unimplemented.fold(text, |text, instruction| format!("{text}; {instruction}")),
             ));
