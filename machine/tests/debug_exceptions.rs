@@ -332,3 +332,18 @@ fn an_alignment_check_whose_delivery_raises_another_shuts_the_processor_down() {
     step(&mut processor, 3);
     assert_eq!(processor.cpu.activity, Activity::Shutdown);
 }
+
+// SDM 6.8.3: an instruction breakpoint behind MOV SS is not triggered.
+#[test]
+fn an_instruction_breakpoint_behind_mov_ss_is_lost() {
+    // mov ss, eax; nop; nop
+    for (address, hit) in [(CODE + 2, false), (CODE + 3, true)] {
+        let mut processor = kernel(&[0x8e, 0xd0, 0x90, 0x90]);
+        let cpu = &mut processor.cpu;
+        cpu.registers[0] = STACK_0.into();
+        set_breakpoint(cpu, 0, address, 0, 0);
+        // Delivered, if at all, before the last of them.
+        step(&mut processor, 3);
+        assert_eq!(processor.cpu.dr[6] & 1 != 0, hit, "{address:#x}");
+    }
+}

@@ -80,9 +80,10 @@ impl Cpu {
         })
     }
 
-    /// The DR6 bits of the enabled instruction breakpoints at RIP, unless RF holds them off.
+    /// The DR6 bits of the enabled instruction breakpoints at RIP, unless RF or a MOV SS before holds
+    /// them off (SDM 6.8.3).
     pub(super) fn instruction_breakpoint(&self) -> Option<u64> {
-        if self.system_flags & rflags::RF != 0 {
+        if self.system_flags & rflags::RF != 0 || self.inhibit == Inhibit::MovSs {
             return None;
         }
         let rip = self.rip();
