@@ -5,7 +5,7 @@ mod support;
 mod tables;
 
 use arch::control_register::{cr0, cr4, efer, rflags};
-use arch::exception;
+use arch::{exception, msr};
 use posthaste_machine::cpu::segment::{Segment, register};
 use posthaste_machine::cpu::{Activity, Cpu, Processor};
 use support::{CODE, DATA, long_mode, step};
@@ -346,4 +346,23 @@ fn an_instruction_breakpoint_behind_mov_ss_is_lost() {
         step(&mut processor, 3);
         assert_eq!(processor.cpu.dr[6] & 1 != 0, hit, "{address:#x}");
     }
+}
+
+// SDM 17.4.3: with BTF, TF traps after branches that are taken; the trap clears BTF.
+#[test]
+fn single_stepping_on_branches() {
+    // nop; jz; jnz to the next but one; nop; nop
+    let mut processor = kernel(&[0x90, 0x74, 0, 0x75, 1, 0x90, 0x90]);
+    let cpu = &mut processor.cpu;
+    cpu.write_msr(msr::IA32_DEBUGCTL, 2).unwrap();
+    cpu.set_rflags(rflags::TF);
+    step(&mut processor, 2);
+    assert_eq!(delivered(&processor.cpu), None);
+    step(&mut processor, 1);
+    assert_eq!(
+        delivered(&processor.cpu),
+        Some((exception::DEBUG, CODE + 6))
+    );
+    assert_eq!(processor.cpu.read_msr(msr::IA32_DEBUGCTL).unwrap(), 0);
+    assert!(processor.cpu.write_msr(msr::IA32_DEBUGCTL, 4).is_err());
 }

@@ -195,3 +195,22 @@ fn cpuid_reports_the_instructions_that_execute() {
         assert_eq!(fault, expected, "leaf {leaf:x} bit {bit}: {code:x?}");
     }
 }
+
+// SDM volume 4, table 2-2, IA32_MISC_ENABLE
+#[test]
+fn misc_enable_hides_what_cpuid_says() {
+    let mut cpu = kernel(&[]).cpu;
+    let read_only = 3 << 11;
+    assert_eq!(cpu.read_msr(msr::IA32_MISC_ENABLE).unwrap(), read_only | 1);
+    assert!(cpu.write_msr(msr::IA32_MISC_ENABLE, 2).is_err());
+    assert!(cpu.cpuid(0, 0).eax > 2);
+    assert_ne!(cpu.cpuid(0x8000_0001, 0).edx & 1 << 20, 0);
+    let value = 1 << 34 | 1 << 23 | 1 << 22 | 1 << 18 | 1 << 16 | 1 << 3;
+    cpu.write_msr(msr::IA32_MISC_ENABLE, value).unwrap();
+    assert_eq!(
+        cpu.read_msr(msr::IA32_MISC_ENABLE).unwrap(),
+        read_only | value
+    );
+    assert_eq!(cpu.cpuid(0, 0).eax, 2);
+    assert_eq!(cpu.cpuid(0x8000_0001, 0).edx & 1 << 20, 0);
+}

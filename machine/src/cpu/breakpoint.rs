@@ -14,6 +14,16 @@ use super::{
     tlb::{Access, Privilege},
 };
 
+/// IA32_DEBUGCTL (SDM 17.4.1).
+pub mod debugctl {
+    /// LBR: record branches. It can be set; the records are model-specific, and this model has none.
+    pub const LAST_BRANCH_RECORD: u64 = 1;
+    /// BTF: RFLAGS.TF traps after branches only.
+    pub const BRANCH_TRAP_FLAG: u64 = 1 << 1;
+    /// The bits that exist.
+    pub const DEFINED: u64 = LAST_BRANCH_RECORD | BRANCH_TRAP_FLAG;
+}
+
 /// DR7's local and global enables of the four breakpoints.
 const ENABLES: u64 = 0xff;
 /// DR6.BS.

@@ -1,6 +1,6 @@
 //! What CPUID says (SDM volume 2, CPUID). A bit is set only for what this machine executes.
 
-use super::{Cpu, CpuModel};
+use super::{Cpu, CpuModel, msr};
 
 /// The four registers that CPUID returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,7 +92,11 @@ impl Cpu {
     fn basic_leaf(&self, leaf: u32, subleaf: u32) -> Leaf {
         match leaf {
             0 => Leaf {
-                eax: HIGHEST_BASIC,
+                eax: if self.msrs.misc_enable & msr::LIMIT_CPUID != 0 {
+                    2
+                } else {
+                    HIGHEST_BASIC
+                },
                 ebx: u32::from_le_bytes(*b"Genu"),
                 edx: u32::from_le_bytes(*b"ineI"),
                 ecx: u32::from_le_bytes(*b"ntel"),
@@ -238,7 +242,7 @@ impl Cpu {
             0x8000_0001 => Leaf {
                 ecx: 1 | 1 << 8,
                 edx: u32::from(self.mode_64) << 11
-                    | 1 << 20
+                    | u32::from(self.msrs.misc_enable & msr::HIDE_EXECUTE_DISABLE == 0) << 20
                     | u32::from(self.model.pages_1g) << 26
                     | 1 << 27
                     | 1 << 29,

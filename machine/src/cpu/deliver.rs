@@ -7,6 +7,7 @@ use arch::exit::ExitReason;
 
 use super::{
     Activity, Cpu, Inhibit,
+    breakpoint::debugctl,
     raise::{Exception, Pending, Raised, Source},
 };
 use crate::trace::Event;
@@ -17,8 +18,6 @@ use crate::vtx::VmExit;
 const LONGEST_SERIES: u32 = 16;
 /// DR7.GD: general detect.
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
-/// IA32_DEBUGCTL.LBR and BTF, which a #DB clears.
-const DEBUGCTL_LBR_BTF: u64 = 3;
 
 impl Source {
     /// INT n, INT3, INTO and INT1: on delivery RIP is that of the next instruction, and a fault
@@ -204,7 +203,7 @@ impl Cpu {
                 // SDM 17.2.3: B0 to B3 are replaced, the others only ever set.
                 self.dr[6] = self.dr[6] & !0xf | event.detail;
                 self.dr[7] &= !DR7_GENERAL_DETECT;
-                self.msrs.debugctl &= !DEBUGCTL_LBR_BTF;
+                self.msrs.debugctl &= !debugctl::DEFINED;
             }
             (Source::NonMaskableInterrupt, _) => crate::vtx::intercept::block_nmi(self),
             _ => {}

@@ -2,7 +2,7 @@
 
 use arch::msr::{self, feature_control};
 
-use super::{Cpu, raise::Raised, segment::register};
+use super::{Cpu, breakpoint::debugctl, raise::Raised, segment::register};
 
 /// IA32_PLATFORM_ID.
 const IA32_PLATFORM_ID: u32 = 0x17;
@@ -19,8 +19,14 @@ const IA32_MTRR_FIX4K_F8000: u32 = 0x26f;
 
 /// IA32_MTRRCAP: eight variable ranges, fixed ranges, write-combining.
 const MTRR_CAPABILITIES: u64 = 8 | 1 << 8 | 1 << 10;
-/// IA32_MISC_ENABLE: fast strings.
-const FAST_STRINGS: u64 = 1;
+/// IA32_MISC_ENABLE: the largest basic CPUID leaf is 2.
+pub const LIMIT_CPUID: u64 = 1 << 22;
+/// IA32_MISC_ENABLE: CPUID does not offer execute-disable.
+pub const HIDE_EXECUTE_DISABLE: u64 = 1 << 34;
+/// IA32_MISC_ENABLE: those and what makes no difference here: fast strings, thermal control, SpeedStep,
+/// MONITOR, xTPR messages.
+const MISC_ENABLES: u64 =
+    1 | 1 << 3 | 1 << 16 | 1 << 18 | LIMIT_CPUID | 1 << 23 | HIDE_EXECUTE_DISABLE;
 /// IA32_MISC_ENABLE: branch trace storage and precise event-based sampling are unavailable.
 const TRACING_UNAVAILABLE: u64 = 3 << 11;
 /// What IA32_BIOS_SIGN_ID shows after CPUID.1: the update's revision in bits 63:32.
@@ -163,12 +169,11 @@ impl Cpu {
                 self.msrs.mcg_status = value;
             }
             msr::IA32_MISC_ENABLE => {
-                self.permit(value & !(FAST_STRINGS | TRACING_UNAVAILABLE) == 0)?;
-                self.msrs.misc_enable = value & FAST_STRINGS;
+                self.permit(value & !(MISC_ENABLES | TRACING_UNAVAILABLE) == 0)?;
+                self.msrs.misc_enable = value & MISC_ENABLES;
             }
             msr::IA32_DEBUGCTL => {
-                // Branch records and branch single-stepping are not offered.
-                self.permit(value == 0)?;
+                self.permit(value & !debugctl::DEFINED == 0)?;
                 self.msrs.debugctl = value;
             }
             msr::IA32_PAT => {

@@ -2,7 +2,7 @@
 
 use arch::control_register::rflags;
 
-use super::{Cpu, Inhibit, block::Blocks, raise::Pending};
+use super::{Cpu, Inhibit, block::Blocks, breakpoint::debugctl, raise::Pending};
 
 /// Why a processor gave control back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,8 @@ impl Processor {
         let shadowed = cpu.inhibit != Inhibit::None;
         let trapped = cpu.system_flags & rflags::TF != 0;
         let resumed = cpu.system_flags & rflags::RF != 0;
+        // SDM 17.4.3 Single-stepping on branches
+        let steps_on_branches = cpu.msrs.debugctl & debugctl::BRANCH_TRAP_FLAG != 0;
         cpu.check_events = true;
         cpu.forget_breakpoints_met();
         let block = match blocks.at_rip(cpu) {
@@ -106,6 +108,7 @@ impl Processor {
         cpu.inhibit_expires = shadowed;
         cpu.resume_expires = resumed;
         let mut completed = true;
+        let mut branched = false;
         if let Some(op) = blocks.ops(block).first() {
             cpu.instructions += 1;
             let start = cpu.rip();
@@ -116,6 +119,8 @@ impl Processor {
                 // exception instead of completing has none.
                 completed = matches!(cpu.pending, Pending::Again);
                 cpu.handle_raised();
+            } else {
+                branched = cpu.rip() != start.wrapping_add(u64::from(op.length));
             }
         }
         if shadowed && cpu.inhibit_expires {
@@ -124,7 +129,8 @@ impl Processor {
         if resumed && cpu.resume_expires {
             cpu.system_flags &= !rflags::RF;
         }
-        let due = if completed { cpu.trap_due(trapped) } else { 0 };
+        let stepped = trapped && (branched || !steps_on_branches);
+        let due = if completed { cpu.trap_due(stepped) } else { 0 };
         if cpu.vmx.trap.is_some() {
             // SDM 30.4.3.2: APIC-write emulation comes before every other event.
             completed &= crate::vtx::events::complete_before_trap(cpu, due);

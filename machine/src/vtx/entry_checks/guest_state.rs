@@ -11,7 +11,7 @@ use super::{
     Checked, Violation, host_state::valid_cr4, host_state::valid_efer, pat, physical, require,
 };
 use crate::{
-    cpu::{Cpu, segment::rights},
+    cpu::{Cpu, breakpoint::debugctl, segment::rights},
     vtx::{
         capabilities,
         controls::Controls,
@@ -117,7 +117,7 @@ impl Guest<'_> {
         )?;
         if self.c.entry(entry::LOAD_DEBUG_CONTROLS) {
             require(
-                vmcs::GUEST_DEBUGCTL.get(ram, self.region) == 0,
+                vmcs::GUEST_DEBUGCTL.get(ram, self.region) & !debugctl::DEFINED == 0,
                 // As for WRMSR: branch records and their kin are not offered.
                 "reserved bits of guest IA32_DEBUGCTL are 0",
             )?;
@@ -296,7 +296,9 @@ impl Guest<'_> {
         )?;
         if blocking & (by::STI | by::MOV_SS) != 0 || activity == 1 {
             let steps = self.rflags & rflags::TF != 0
-                && vmcs::GUEST_DEBUGCTL.get(&self.cpu.ram, self.region) & 2 == 0;
+                && vmcs::GUEST_DEBUGCTL.get(&self.cpu.ram, self.region)
+                    & debugctl::BRANCH_TRAP_FLAG
+                    == 0;
             require(
                 (pending & pending_debug::SINGLE_STEP != 0) == steps,
                 "the pending single step agrees with RFLAGS.TF and IA32_DEBUGCTL.BTF",
