@@ -7,6 +7,7 @@
 //! not what they executed.
 #![allow(missing_docs, reason = "a program")]
 
+#[allow(dead_code, reason = "each benchmark uses a part of it")]
 mod measure;
 
 use std::io::Read;

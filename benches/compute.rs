@@ -6,6 +6,7 @@
 //! host's, from the end of the guest's first line on the serial port to the first byte after it.
 #![allow(missing_docs, reason = "a program")]
 
+#[allow(dead_code, reason = "each benchmark uses a part of it")]
 mod measure;
 
 use std::path::Path;

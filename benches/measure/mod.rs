@@ -1,7 +1,6 @@
 //! What the benchmarks share: the host's time between two texts on a serial port.
 
 #[path = "../../tests/peers/bochs_run.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
 pub(crate) mod bochs_run;
 
 use std::io::{self, Write};
@@ -88,13 +87,10 @@ impl Watch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StopAt {
     /// At the first text.
-    #[allow(dead_code, reason = "one benchmark counts what comes before it")]
     Begin,
     /// At the second.
-    #[allow(dead_code, reason = "one benchmark goes on to its own end")]
     End,
     /// Not by the console.
-    #[allow(dead_code, reason = "one benchmark is stopped by its texts")]
     Never,
 }
 
