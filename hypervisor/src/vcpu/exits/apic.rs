@@ -100,7 +100,7 @@ pub(in crate::vcpu) fn follow_up(
         |signal| hypervisor.signal(signal, context.processor),
     );
     if let Some(vector) = todo.end_of_interrupt {
-        hypervisor.end_of_interrupt(vector, &mut vcpu.dispatcher, context.processor);
+        hypervisor.end_of_interrupt(vector, context.processor);
     }
     if todo.timer {
         context.processor.note_timer();

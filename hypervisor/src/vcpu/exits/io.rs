@@ -30,13 +30,7 @@ pub(super) fn instruction(
     } else {
         Direction::Out((rax & mask) as u32)
     };
-    let value = hypervisor.port_access(
-        port,
-        size,
-        direction,
-        &mut vcpu.dispatcher,
-        context.processor,
-    );
+    let value = hypervisor.port_access(port, size, direction, context.processor);
     if is_in {
         let value = u64::from(value) & mask;
         // A 32-bit result is zero-extended.

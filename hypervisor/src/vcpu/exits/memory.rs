@@ -180,12 +180,9 @@ fn write(
             super::follow_up(effect, vcpu, vmcs, context)
         }
         Target::IoApic(offset) => {
-            context.hypervisor.io_apic_write(
-                offset,
-                value as u32,
-                &mut vcpu.dispatcher,
-                context.processor,
-            );
+            context
+                .hypervisor
+                .io_apic_write(offset, value as u32, context.processor);
             Ok(())
         }
         Target::LocalApic(_) | Target::Nothing => Ok(()),
