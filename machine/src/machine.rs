@@ -218,7 +218,7 @@ impl Machine {
         let clock = Clock::Deterministic(Share::ALONE);
         let processors = (0..count)
             .map(|index| {
-                let mut cpu = Cpu::new(index, platform.clone(), model.clone(), clock);
+                let mut cpu = Cpu::new(index, platform.clone(), model.clone(), clock.clone());
                 if configuration.keep_events {
                     cpu.trace = Trace::keeping_events();
                 }

@@ -1,17 +1,16 @@
 //! Virtual time, in ticks of the time-stamp counter: one nanosecond each.
 
-use std::time::Instant;
+use std::sync::Arc;
+
+use super::SharedClock;
 
 /// What turns a processor's progress into time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Clock {
     /// Time follows the instructions that were retired.
     Deterministic(Share),
-    /// Time is the host's.
-    Host {
-        /// When the machine started.
-        start: Instant,
-    },
+    /// Time is the host's, as far as the host runs the processors.
+    Shared(Arc<SharedClock>),
 }
 
 /// A processor's share of the time while it has its slice.
@@ -56,7 +55,7 @@ impl Clock {
     pub fn now(&self, instructions: u64) -> u64 {
         match self {
             Self::Deterministic(share) => share.time(instructions).0,
-            Self::Host { start } => start.elapsed().as_nanos() as u64,
+            Self::Shared(clock) => clock.now(),
         }
     }
 
@@ -74,7 +73,7 @@ impl Clock {
                     .saturating_sub(fraction);
                 instructions.saturating_add(parts)
             }
-            Self::Host { .. } => instructions.saturating_add(SOON),
+            Self::Shared(_) => instructions.saturating_add(SOON),
         }
     }
 }

@@ -3,10 +3,12 @@
 mod clock;
 mod deterministic;
 mod parallel;
+mod shared_clock;
 
 pub use clock::{Clock, Share};
 pub use deterministic::Deterministic;
 pub use parallel::run as run_parallel;
+pub use shared_clock::SharedClock;
 
 use crate::cpu::{Activity, Cpu};
 use crate::platform::{Outcome, Platform};

@@ -1,10 +1,11 @@
-//! The parallel schedule: a host thread per processor, host time.
+//! The parallel schedule: a host thread per processor, the host's time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::Clock;
+use super::{Clock, SharedClock};
 use crate::cpu::{Activity, Processor, Stop};
 use crate::platform::{Outcome, Platform, lock};
 
@@ -12,19 +13,19 @@ use crate::platform::{Outcome, Platform, lock};
 const LONGEST_SLEEP: Duration = Duration::from_millis(50);
 /// Longest time between looks at the devices, in nanoseconds.
 const LONGEST_LOOK: u64 = 1_000_000;
-/// Instructions between looks at the host's time.
+/// Instructions between looks at the time.
 const SLICE: u64 = 20_000;
 
 /// Runs until the machine stops; gives how it ended. The run ends after about `limit` instructions
 /// of one processor; a nanosecond in which all of them sleep counts as one.
 pub fn run(platform: &Platform, processors: &mut [Processor], limit: u64) -> Outcome {
-    let start = Instant::now();
+    let clock = &Arc::new(SharedClock::new(processors.len()));
     let sleeping = &AtomicUsize::new(0);
     thread::scope(|scope| {
         for processor in processors.iter_mut() {
-            scope.spawn(move || run_processor(platform, processor, start, limit, sleeping));
+            scope.spawn(move || run_processor(platform, processor, clock, limit, sleeping));
         }
-        run_devices(platform, start, limit, sleeping);
+        run_devices(platform, clock, limit, sleeping);
     });
     platform.outcome().unwrap_or(Outcome::Deadlock)
 }
@@ -32,14 +33,19 @@ pub fn run(platform: &Platform, processors: &mut [Processor], limit: u64) -> Out
 fn run_processor(
     platform: &Platform,
     processor: &mut Processor,
-    start: Instant,
+    clock: &Arc<SharedClock>,
     limit: u64,
     sleeping: &AtomicUsize,
 ) {
     let index = processor.cpu.index;
-    processor.cpu.clock = Clock::Host { start };
+    processor.cpu.clock = Clock::Shared(clock.clone());
     let first = processor.cpu.instructions;
     loop {
+        clock.look(index, platform);
+        if clock.is_held() {
+            // Somebody else needs the host's processor more.
+            thread::yield_now();
+        }
         let cpu = &mut processor.cpu;
         cpu.slice_end = cpu.instructions + SLICE;
         if let Some(event) = cpu.next_own_event() {
@@ -70,6 +76,7 @@ fn run_processor(
                 // Whoever posts raises attention first and then takes this lock to wake us.
                 if !inbox.mailbox.attention() && !sleep.is_zero() {
                     sleeping.fetch_add(1, Ordering::Relaxed);
+                    clock.rest(index, due, platform);
                     drop(inbox.wake.wait_timeout(guard, sleep));
                     sleeping.fetch_sub(1, Ordering::Relaxed);
                 }
@@ -83,10 +90,11 @@ fn run_processor(
 
 /// Runs the devices' own events on the thread that started the machine.
 /// Software that sleeps for good reaches the limit by the time that passes.
-fn run_devices(platform: &Platform, start: Instant, limit: u64, sleeping: &AtomicUsize) {
+fn run_devices(platform: &Platform, clock: &SharedClock, limit: u64, sleeping: &AtomicUsize) {
     let (mut last, mut idle) = (0, 0_u64);
     while !platform.stopped() {
-        let now = start.elapsed().as_nanos() as u64;
+        clock.pace(platform);
+        let now = clock.now();
         if sleeping.load(Ordering::Relaxed) == platform.processors() {
             idle = idle.saturating_add(now - last);
         }

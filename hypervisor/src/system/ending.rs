@@ -1,0 +1,34 @@
+//! How a virtual machine ends.
+
+/// How a virtual machine ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest wrote this to port F4H.
+    GuestExit(u8),
+    /// The guest switched its machine off.
+    PowerOff,
+    /// The guest reset its machine, as Linux does after a panic.
+    Reset,
+    /// The guest did what ends it: a triple fault, an access that nothing can emulate.
+    GuestCrashed,
+}
+
+impl Ending {
+    pub(super) const fn encode(self) -> u32 {
+        match self {
+            Self::GuestExit(status) => status as u32,
+            Self::PowerOff => 0x100,
+            Self::GuestCrashed => 0x101,
+            Self::Reset => 0x102,
+        }
+    }
+
+    pub(super) const fn decode(code: u32) -> Self {
+        match code {
+            0x100 => Self::PowerOff,
+            0x101 => Self::GuestCrashed,
+            0x102 => Self::Reset,
+            status => Self::GuestExit(status as u8),
+        }
+    }
+}
