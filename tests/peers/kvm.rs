@@ -11,6 +11,8 @@ use machine::machine::{Configuration, Kernel, Machine, Module, Report, Schedule}
 use machine::platform::Outcome;
 use machine::trace::Counters;
 
+use posthaste::guest_run::{ApicMode, GuestRun, Switch};
+
 use crate::linux_console::{self, OPTIONS, cached};
 
 const ROUNDS: u64 = 300;
@@ -31,7 +33,7 @@ impl Write for Console {
     }
 }
 
-fn run() -> (Report, String) {
+fn run(options: &str) -> (Report, String) {
     let console = Console::default();
     let disk = std::fs::read(cached("kvm.cpio")).expect("a RAM disk: run cargo xtask test");
     let mut machine = Machine::new(
@@ -45,7 +47,7 @@ fn run() -> (Report, String) {
         },
         &Kernel {
             image: &std::fs::read(linux_console::Kernel::Cloud.path()).unwrap(),
-            command_line: &format!("{OPTIONS} posthaste.kvm={ROUNDS}"),
+            command_line: &format!("{OPTIONS} posthaste.kvm={ROUNDS} {options}"),
             modules: &[Module {
                 bytes: &disk,
                 command_line: "",
@@ -60,20 +62,36 @@ fn run() -> (Report, String) {
     (report, text)
 }
 
+/// What all processors counted at a mark, and how many instructions they had executed.
+fn at(report: &Report, wanted: PhaseMark) -> (Counters, u64) {
+    let mark = report.marks.iter().find(|mark| mark.mark == wanted);
+    let mark = mark.unwrap_or_else(|| panic!("no mark {wanted:?}"));
+    let snapshots = mark.snapshots.iter().flatten();
+    snapshots.fold((Counters::default(), 0), |(counters, instructions), one| {
+        (
+            counters.plus(&one.counters),
+            instructions + one.instructions,
+        )
+    })
+}
+
 /// What happened on all processors between the two marks of a phase.
 fn in_phase(report: &Report, phase: u8) -> Counters {
-    let at = |wanted: PhaseMark| {
-        let mark = report.marks.iter().find(|mark| mark.mark == wanted);
-        let mark = mark.unwrap_or_else(|| panic!("no mark {wanted:?}"));
-        let snapshots = mark.snapshots.iter().flatten();
-        snapshots.fold(Counters::default(), |sum, one| sum.plus(&one.counters))
-    };
-    at(PhaseMark::End(phase)).since(&at(PhaseMark::Begin(phase)))
+    let (begin, _) = at(report, PhaseMark::Begin(phase));
+    let (end, _) = at(report, PhaseMark::End(phase));
+    end.since(&begin)
+}
+
+/// Instructions in VMX root operation in a phase.
+fn root_instructions(report: &Report, phase: u8) -> u64 {
+    let (_, begin) = at(report, PhaseMark::Begin(phase));
+    let (_, end) = at(report, PhaseMark::End(phase));
+    (end - begin).saturating_sub(in_phase(report, phase).guest_instructions)
 }
 
 #[test]
 fn the_ipis_of_kvms_guest_do_not_exit() {
-    let (report, console) = run();
+    let (report, console) = run("");
     assert_eq!(report.outcome, Outcome::PowerOff, "{console}");
     assert_eq!(report.unimplemented, []);
     let sent = 2 * ROUNDS;
@@ -114,4 +132,35 @@ fn the_ipis_of_kvms_guest_do_not_exit() {
         }
         assert!(counters.total_exits() <= MOST_OTHER_EXITS, "{counters:?}");
     }
+}
+
+/// Both hypervisors are asked to do the same in software: an x2APIC unicast IPI from a running virtual
+/// processor to another, which takes it by a posted interrupt.
+#[test]
+fn our_software_path_is_shorter_than_kvms() {
+    let (report, console) = run("posthaste.kvm_options=enable_ipiv=0");
+    assert!(console.contains("#ph kvm enable_ipiv=N"), "{console}");
+    let counters = in_phase(&report, 1);
+    assert_eq!(counters.ipis_virtualized, 0);
+    assert!(
+        counters.exits_with(ExitReason::Wrmsr) >= 2 * ROUNDS,
+        "{counters:?}"
+    );
+    let kvm = root_instructions(&report, 1) as f64 / (2 * ROUNDS) as f64;
+
+    let ours = GuestRun {
+        apic: ApicMode::X2apic,
+        ipi_virtualization: Switch::Off,
+        vcpus: 2,
+        processors: 2,
+        guest_options: format!("phases=unicast rounds={ROUNDS}"),
+        ..GuestRun::default()
+    };
+    let ours = ours.run(Box::new(|_, _| {})).unwrap().result;
+    assert_eq!(ours.virtualized_ipis, 0);
+    let ours = ours.root_instructions_per_ipi;
+    println!(
+        "root instructions for an x2APIC unicast IPI in software: KVM {kvm:.0}, ours {ours:.0}"
+    );
+    assert!(ours < kvm, "KVM {kvm}, ours {ours}");
 }

@@ -13,7 +13,7 @@ const CONSOLE: (u32, u32) = (5, 1);
 /// `posthaste.pingpong` two processes on two CPUs first wake each other 2000 times, and with
 /// `posthaste.work=NAME:ROUNDS,...` a program beside busybox sends IPIs; with `posthaste.clock=SECONDS`
 /// another looks at clocks and timers for so long; and with `posthaste.kvm=ROUNDS` KVM's modules are
-/// loaded and a virtual machine's processors send IPIs. Lines that begin with `#ph` are for programs. A machine that resets itself has failed.
+/// loaded, kvm-intel with `posthaste.kvm_options=NAME=VALUE,...`, and a virtual machine's processors send IPIs. Lines that begin with `#ph` are for programs. A machine that resets itself has failed.
 const INIT: &str = r##"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -45,9 +45,8 @@ for word in $(cat /proc/cmdline); do
     case "$word" in
     posthaste.work=*) ipi_workload $(echo "${word#*=}" | tr :, "  ") || verdict=fail ;;
     posthaste.kvm=*)
-        for module in irqbypass kvm kvm-intel; do
-            insmod "/lib/$module.ko" || verdict=fail
-        done
+        options=$(sed -n 's/.*posthaste.kvm_options=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' ')
+        insmod /lib/irqbypass.ko && insmod /lib/kvm.ko && insmod /lib/kvm-intel.ko $options || verdict=fail
         echo "#ph kvm enable_ipiv=$(cat /sys/module/kvm_intel/parameters/enable_ipiv)"
         kvm_ipis "${word#*=}" || verdict=fail
     ;;
