@@ -19,7 +19,8 @@ pub(crate) const DATA: u32 = BASE + 0x8000;
 const SNIPPETS: u32 = BASE + 0x1_0000;
 /// Top of the stack.
 const STACK: u32 = 0x8_0000;
-const INTERRUPT_STACK: u32 = 0x7_0000;
+/// Top of the stack on which exceptions and interrupts arrive.
+pub(crate) const INTERRUPT_STACK: u32 = 0x7_0000;
 
 /// The bytes of a 32-bit immediate.
 pub(crate) fn word(value: u32) -> [u8; 4] {

@@ -4,7 +4,9 @@
 use machine::platform::Outcome;
 use posthaste::guest_run::{ApicMode, GuestRun};
 
-use crate::guest_image::{DATA, GuestImage, Mapping, PML4, load, read_msr, store, word, write_msr};
+use crate::guest_image::{
+    DATA, GuestImage, INTERRUPT_STACK, Mapping, PML4, load, read_msr, store, word, write_msr,
+};
 use crate::instructions::Opcodes;
 use crate::random::Random;
 
@@ -538,4 +540,82 @@ fn random_code_at_the_highest_privilege() {
             "seed {seed}: {outcome}: {console}"
         );
     }
+}
+
+/// Goes on with the next snippet, at whose end the guest fails, unless RAX is `wanted`: a guest whose
+/// checks all hold ends with success.
+fn check_rax(wanted: u32) -> Vec<u8> {
+    let mut code = vec![0x48, 0x3d]; // cmp rax, wanted
+    code.extend(word(wanted));
+    code.extend([0x74, 0x08]); // je over
+    code.extend([0xb0, 0x11, 0xe6, 0xf4]); // mov al, 11h; out 0f4h, al
+    code.extend([0xfa, 0xf4, 0xeb, 0xfc]); // cli; hlt
+    code
+}
+
+/// REP OUTS and INS with every element size, and what they leave in RCX, RSI and RDI.
+#[test]
+fn string_io_moves_what_it_says() {
+    const TEXT: u32 = 0x6f_6c_65_68; // "helo"
+    let data = u64::from(DATA);
+    let mut image = GuestImage::default();
+    let mut code = store(data, TEXT);
+    // The four characters of the text, 30 times over: more than a run of iterations.
+    code.extend(load(6, data)); // mov rsi, DATA
+    code.extend(load(7, data + 4)); // mov rdi, DATA + 4
+    code.extend(load(1, 29)); // mov rcx, 29
+    code.extend([0xfc, 0xf3, 0xa5]); // cld; rep movsd
+    code.extend(load(6, data));
+    code.extend(load(1, 120));
+    code.extend([0x66, 0xba, 0xf8, 0x03]); // mov dx, 3f8h
+    code.extend([0xf3, 0x6e]); // rep outsb
+    code.extend([0x48, 0x89, 0xf0]); // mov rax, rsi
+    code.extend(check_rax(DATA + 120));
+    code.extend([0x48, 0x89, 0xc8]); // mov rax, rcx
+    code.extend(check_rax(0));
+    image.snippet(&code);
+    // INSD from a port without a device, backwards.
+    let mut code = store(data + 8, 0);
+    code.extend(load(7, data + 8));
+    code.extend([0x66, 0xba, 0x00, 0x03]); // mov dx, 300h
+    code.extend([0xfd, 0x6d, 0xfc]); // std; insd; cld
+    code.extend([0x48, 0x89, 0xf8]); // mov rax, rdi
+    code.extend(check_rax(DATA + 4));
+    code.extend([0x8b, 0x47, 0x04]); // mov eax, [rdi + 4]
+    code.extend([0xff, 0xc0]); // inc eax
+    code.extend(check_rax(0));
+    image.snippet(&code);
+    image.snippet(&[0xb0, b'\n', 0x66, 0xba, 0xf8, 0x03, 0xee]); // a new line
+    let (outcome, console) = run(&image);
+    assert_eq!(outcome, SUCCESS, "{console}");
+    assert!(console.contains(&"helo".repeat(30)), "{console}");
+}
+
+/// A page fault of INS or OUTS has its address and error code, and the port is not touched.
+#[test]
+fn string_io_faults_where_its_memory_does() {
+    let mut image = GuestImage {
+        mapping: Mapping::Ram,
+        ..GuestImage::default()
+    };
+    // The handler goes on with the next snippet, so that this one must not come to its end.
+    let fail = [0xb0, 0x11, 0xe6, 0xf4, 0xfa, 0xf4, 0xeb, 0xfc];
+    for opcode in [0x6c, 0x6e] {
+        let mut code = load(7, 0x300_0000);
+        code.extend(load(6, 0x300_0000));
+        code.extend(load(1, 3));
+        code.extend([0x66, 0xba, 0xf4, 0x00, 0xf3, opcode]); // mov dx, 0f4h; rep insb or outsb
+        code.extend(fail);
+        image.snippet(&code);
+        let mut code = vec![0x0f, 0x20, 0xd0]; // mov rax, cr2
+        code.extend(check_rax(0x300_0000));
+        code.extend([0x48, 0x89, 0xc8]); // mov rax, rcx
+        code.extend(check_rax(3));
+        // The handler's frame on its stack: the error code lies at its bottom.
+        code.extend([0x8b, 0x04, 0x25]); // mov eax, [INTERRUPT_STACK - 48]
+        code.extend(word(INTERRUPT_STACK - 48));
+        code.extend(check_rax(if opcode == 0x6c { 2 } else { 0 }));
+        image.snippet(&code);
+    }
+    expect(&image, SUCCESS);
 }

@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use arch::msr::apic_base::DEFAULT_ADDRESS;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use spin::Mutex;
 
 /// The host frames behind a guest's RAM: one contiguous piece.
@@ -45,6 +45,13 @@ impl FrameAccess for HostFrames {
                 bytes.len(),
             );
         }
+    }
+
+    fn set_bits(&self, offset: u64, bits: u8) {
+        // SAFETY: as `read`: one byte of the guest's RAM, mapped for as long as the hypervisor runs,
+        // which the guest's processors also change by atomic steps alone.
+        let byte = unsafe { AtomicU8::from_ptr((self.start + offset) as *mut u8) };
+        byte.fetch_or(bits, Ordering::Relaxed);
     }
 }
 

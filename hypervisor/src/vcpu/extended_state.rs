@@ -125,3 +125,10 @@ impl ExtendedState {
         unsafe { write_cr0(read_cr0() | cr0::TS) };
     }
 }
+
+/// Gives the loaded vCPU the address of a page fault that it is about to get: its CR2 is the
+/// processor's.
+pub fn set_page_fault_address(linear: u64) {
+    // SAFETY: CR2 has no effect, and root code has no page faults of its own.
+    unsafe { write_cr2(linear) };
+}

@@ -1,9 +1,11 @@
-//! Walks a guest's page tables, to read the instruction that an exit wants emulated (SDM 4.3 32-bit
-//! paging, 4.4 PAE paging, 4.5 4-level paging). Permissions are not checked: the processor has just
-//! fetched from there.
+//! Walks a guest's page tables (SDM 4.3 32-bit paging, 4.4 PAE paging, 4.5 4-level paging): to read
+//! the instruction that an exit wants emulated, without a check, for the processor has just fetched
+//! from there; and to access memory for the guest, with the checks.
 
 use crate::vm::memory::{FrameAccess, GuestMemory, GuestPhysical};
+use crate::vmx::vmcs::{Vmcs, VmxError};
 use arch::control_register::{cr0, cr4, efer};
+use arch::vmcs;
 
 /// The registers that say how linear addresses are translated.
 #[derive(Clone, Copy, Debug)]
@@ -18,33 +20,155 @@ pub struct PagingRegisters {
     pub efer: u64,
 }
 
+/// What is done with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A read.
+    Read,
+    /// A write.
+    Write,
+}
+
+/// On whose behalf (SDM 4.6 Access rights).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privilege {
+    /// Privilege levels 0 to 2.
+    Supervisor,
+    /// Privilege level 3.
+    User,
+}
+
+/// An access that paging does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageFault {
+    /// The linear address, for CR2.
+    pub linear: u64,
+    /// The exception's error code (SDM 4.7 Page-fault exceptions).
+    pub error_code: u32,
+}
+
 const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0xf_ffff_ffff_f000;
+/// In the lowest byte of an entry.
+const ACCESSED: u8 = 1 << 5;
+const DIRTY: u8 = 1 << 6;
+
+/// What a linear address stands for.
+#[derive(Clone, Copy, Debug)]
+struct Mapping {
+    physical: u64,
+    /// The bits that all entries have.
+    rights: u64,
+    /// Where the entries are that have accessed flags, from the root; the last has a dirty flag.
+    entries: [u64; 4],
+    levels: usize,
+}
+
+impl Mapping {
+    const NONE: Self = Self {
+        physical: 0,
+        rights: u64::MAX,
+        entries: [0; 4],
+        levels: 0,
+    };
+
+    /// Goes through an entry at `address`; `None` if it is not present.
+    fn pass(&mut self, address: u64, entry: u64) -> Option<()> {
+        *self.entries.get_mut(self.levels)? = address;
+        self.levels += 1;
+        self.rights &= entry;
+        (entry & PRESENT != 0).then_some(())
+    }
+
+    const fn at(self, physical: u64) -> Self {
+        Self { physical, ..self }
+    }
+}
 
 impl PagingRegisters {
+    /// Those of the current guest.
+    pub fn read(vmcs: &impl Vmcs) -> Result<Self, VmxError> {
+        Ok(Self {
+            cr0: vmcs.read(vmcs::GUEST_CR0)?,
+            cr3: vmcs.read(vmcs::GUEST_CR3)?,
+            cr4: vmcs.read(vmcs::GUEST_CR4)?,
+            efer: vmcs.read(vmcs::GUEST_EFER)?,
+        })
+    }
+
+    /// A linear address as wide as linear addresses are.
+    pub const fn truncate(&self, linear: u64) -> u64 {
+        if self.efer & efer::LMA != 0 {
+            linear
+        } else {
+            linear & 0xffff_ffff
+        }
+    }
+
     /// Where `linear` is in guest-physical memory; `None` if it is not mapped.
     pub fn translate<F: FrameAccess>(&self, memory: &GuestMemory<F>, linear: u64) -> Option<u64> {
+        self.walk(memory, linear).map(|mapping| mapping.physical)
+    }
+
+    /// Where `linear` is in guest-physical memory, for an access that the processor has not checked;
+    /// sets accessed and dirty flags (SDM 4.8).
+    pub fn access<F: FrameAccess>(
+        &self,
+        memory: &GuestMemory<F>,
+        linear: u64,
+        access: Access,
+        privilege: Privilege,
+    ) -> Result<u64, PageFault> {
+        let fault = |protection: u32| PageFault {
+            linear,
+            error_code: protection
+                | u32::from(access == Access::Write) << 1
+                | u32::from(privilege == Privilege::User) << 2,
+        };
+        let mapping = self.walk(memory, linear).ok_or(fault(0))?;
+        let user = privilege == Privilege::User;
+        let write = access == Access::Write;
+        let must_be_writable = write && (user || self.cr0 & cr0::WP != 0);
+        if user && mapping.rights & USER == 0 || must_be_writable && mapping.rights & WRITABLE == 0
+        {
+            return Err(fault(1));
+        }
+        for (level, entry) in mapping.entries.iter().take(mapping.levels).enumerate() {
+            let dirty = write && level + 1 == mapping.levels;
+            let bits = if dirty { ACCESSED | DIRTY } else { ACCESSED };
+            // The entry was read from there.
+            let _ = memory.set_bits(GuestPhysical(*entry), bits);
+        }
+        Ok(mapping.physical)
+    }
+
+    fn walk<F: FrameAccess>(&self, memory: &GuestMemory<F>, linear: u64) -> Option<Mapping> {
+        let mut mapping = Mapping::NONE;
         if self.cr0 & cr0::PG == 0 {
-            return Some(linear & 0xffff_ffff);
+            return Some(mapping.at(linear & 0xffff_ffff));
         }
         let read_8 = |address| memory.read_u64(GuestPhysical(address)).ok();
         if self.cr4 & cr4::PAE == 0 {
             let read_4 = |address| memory.read_u32(GuestPhysical(address)).ok().map(u64::from);
-            let entry = read_4((self.cr3 & 0xffff_f000) + (linear >> 22 & 0x3ff) * 4)?;
-            if entry & PRESENT == 0 {
-                return None;
-            }
+            let address = (self.cr3 & 0xffff_f000) + (linear >> 22 & 0x3ff) * 4;
+            let entry = read_4(address)?;
+            mapping.pass(address, entry)?;
             if entry & LARGE != 0 && self.cr4 & cr4::PSE != 0 {
-                return Some(entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32 | linear & 0x3f_ffff);
+                let frame = entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32;
+                return Some(mapping.at(frame | linear & 0x3f_ffff));
             }
-            let entry = read_4((entry & 0xffff_f000) + (linear >> 12 & 0x3ff) * 4)?;
-            return (entry & PRESENT != 0).then_some(entry & 0xffff_f000 | linear & 0xfff);
+            let address = (entry & 0xffff_f000) + (linear >> 12 & 0x3ff) * 4;
+            let entry = read_4(address)?;
+            mapping.pass(address, entry)?;
+            return Some(mapping.at(entry & 0xffff_f000 | linear & 0xfff));
         }
         let (mut table, levels) = if self.efer & efer::LMA != 0 {
             (self.cr3 & ADDRESS, 4)
         } else {
-            // PAE: four page-directory-pointer-table entries.
+            // PAE: four page-directory-pointer-table entries, without rights and flags.
             let entry = read_8((self.cr3 & 0xffff_ffe0) + (linear >> 30 & 3) * 8)?;
             if entry & PRESENT == 0 {
                 return None;
@@ -53,13 +177,12 @@ impl PagingRegisters {
         };
         for level in (1..=levels).rev() {
             let shift = 12 + 9 * (level - 1);
-            let entry = read_8(table.checked_add((linear >> shift & 0x1ff) * 8)?)?;
-            if entry & PRESENT == 0 {
-                return None;
-            }
+            let address = table.checked_add((linear >> shift & 0x1ff) * 8)?;
+            let entry = read_8(address)?;
+            mapping.pass(address, entry)?;
             if level == 1 || level < 4 && entry & LARGE != 0 {
                 let offset = (1u64 << shift) - 1;
-                return Some(entry & ADDRESS & !offset | linear & offset);
+                return Some(mapping.at(entry & ADDRESS & !offset | linear & offset));
             }
             table = entry & ADDRESS;
         }
@@ -110,6 +233,9 @@ mod tests {
         fn write(&self, offset: u64, bytes: &[u8]) {
             let at = offset as usize;
             self.0.borrow_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        fn set_bits(&self, offset: u64, bits: u8) {
+            self.0.borrow_mut()[offset as usize] |= bits;
         }
     }
 
@@ -198,5 +324,59 @@ mod tests {
             ..LONG
         };
         assert_eq!(wild.translate(&memory(&[]), u64::MAX), None);
+    }
+
+    #[test]
+    fn accesses_need_their_rights_and_leave_flags() {
+        // Each page's entry, with the others all open.
+        let open = memory(&[(0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x4007)]);
+        let pages = [(0x4000, 0x5007_u64), (0x4008, 0x6005), (0x4010, 0x7003)];
+        for (address, entry) in pages {
+            open.write_u64(GuestPhysical(address), entry).unwrap();
+        }
+        let protected = PagingRegisters {
+            cr0: cr0::PG | cr0::PE | cr0::WP,
+            ..LONG
+        };
+        use Access::{Read, Write};
+        use Privilege::{Supervisor, User};
+        // Page, access, privilege, and with CR0.WP the error code.
+        for (linear, access, privilege, error_code) in [
+            (0x0123, Write, User, None),
+            (0x1123, Read, User, None),
+            (0x1123, Write, User, Some(7)),
+            (0x1123, Write, Supervisor, Some(3)),
+            (0x2123, Read, User, Some(5)),
+            (0x2123, Write, Supervisor, None),
+            (0x3123, Read, User, Some(4)),
+            (0x3123, Write, Supervisor, Some(2)),
+        ] {
+            let result = protected.access(&open, linear, access, privilege);
+            assert_eq!(
+                result.err(),
+                error_code.map(|error_code| PageFault { linear, error_code }),
+                "{linear:#x} {access:?} {privilege:?}"
+            );
+        }
+        // Without CR0.WP a supervisor writes where it only may read.
+        assert_eq!(LONG.access(&open, 0x1123, Write, Supervisor), Ok(0x6123));
+        let entry = |address| open.read_u64(GuestPhysical(address)).unwrap();
+        assert_eq!(entry(0x4000), 0x5067);
+        assert_eq!(entry(0x3000), 0x4027);
+        assert_eq!(entry(0x1000), 0x2027);
+    }
+
+    #[test]
+    fn a_refused_access_leaves_no_flags() {
+        let memory = memory(&[
+            (0x1000, 0x2007),
+            (0x2000, 0x3007),
+            (0x3000, 0x4007),
+            (0x4000, 0x5001),
+        ]);
+        let refused = LONG.access(&memory, 0, Access::Read, Privilege::User);
+        assert!(refused.is_err());
+        let entry = memory.read_u64(GuestPhysical(0x4000)).unwrap();
+        assert_eq!(entry, 0x5001);
     }
 }

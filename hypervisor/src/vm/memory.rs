@@ -91,6 +91,8 @@ pub trait FrameAccess {
     fn read(&self, offset: u64, bytes: &mut [u8]);
     /// Copies `bytes` in at backing offset `offset`. The range was checked.
     fn write(&self, offset: u64, bytes: &[u8]);
+    /// Sets bits of the byte at backing offset `offset`, in one atomic step. The range was checked.
+    fn set_bits(&self, offset: u64, bits: u8);
 }
 
 impl<T: FrameAccess + ?Sized> FrameAccess for &T {
@@ -100,6 +102,10 @@ impl<T: FrameAccess + ?Sized> FrameAccess for &T {
 
     fn write(&self, offset: u64, bytes: &[u8]) {
         (**self).write(offset, bytes);
+    }
+
+    fn set_bits(&self, offset: u64, bits: u8) {
+        (**self).set_bits(offset, bits);
     }
 }
 
@@ -167,6 +173,16 @@ impl<F: FrameAccess> GuestMemory<F> {
     pub fn write(&self, address: GuestPhysical, bytes: &[u8]) -> Result<(), NotRam> {
         let offset = self.locate(address, bytes.len())?;
         self.frames.write(offset, bytes);
+        Ok(())
+    }
+
+    /// Sets bits of a byte that other processors may change at the same time.
+    ///
+    /// # Errors
+    /// [`NotRam`]; nothing is written.
+    pub fn set_bits(&self, address: GuestPhysical, bits: u8) -> Result<(), NotRam> {
+        let offset = self.locate(address, 1)?;
+        self.frames.set_bits(offset, bits);
         Ok(())
     }
 
@@ -264,6 +280,12 @@ pub(crate) mod sparse {
                 pages.entry(at >> 12).or_insert_with(|| vec![0; 4096])[(at & 0xfff) as usize] =
                     *byte;
             }
+        }
+
+        fn set_bits(&self, offset: u64, bits: u8) {
+            let mut byte = [0];
+            self.read(offset, &mut byte);
+            self.write(offset, &[byte[0] | bits]);
         }
     }
 }

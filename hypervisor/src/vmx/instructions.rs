@@ -183,6 +183,8 @@ pub const RBX: usize = 3;
 pub const RSP: usize = 4;
 /// Index of RSI.
 pub const RSI: usize = 6;
+/// Index of RDI.
+pub const RDI: usize = 7;
 
 /// Whether the current VMCS has been launched since VMCLEAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

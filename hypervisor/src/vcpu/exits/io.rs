@@ -1,12 +1,12 @@
 //! I/O instructions.
 
-use super::{Context, Next, Outcome, advance};
+use super::{Context, Next, Outcome, advance, string_io};
 use crate::system::Direction;
 use crate::vcpu::run::Leave;
 use crate::vcpu::virtual_processor::VirtualProcessor;
 use crate::vmx::instructions::RAX;
 use crate::vmx::vmcs::Vmcs;
-use arch::{exception, vmcs};
+use arch::vmcs;
 
 /// Exit qualification (SDM 28.2.1, table "Exit Qualification for I/O Instructions").
 pub(super) fn instruction(
@@ -19,8 +19,7 @@ pub(super) fn instruction(
     let port = (qualification >> 16) as u16;
     let (is_in, is_string) = (qualification >> 3 & 1 != 0, qualification >> 4 & 1 != 0);
     if is_string {
-        // No device here is programmed with INS or OUTS.
-        return super::raise(vcpu, exception::GENERAL_PROTECTION);
+        return string_io::instruction(qualification, vcpu, vmcs, context);
     }
     let mask = crate::vcpu::memory_instruction::mask(size);
     let rax = vcpu.registers.0[RAX];

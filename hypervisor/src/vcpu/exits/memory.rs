@@ -127,12 +127,7 @@ fn vmcs_advance(vmcs: &mut impl Vmcs, length: u8) -> Result<(), VmxError> {
 
 /// Reads and decodes the instruction at CS:RIP.
 fn fetch(vmcs: &impl Vmcs, context: Context) -> Result<Option<MemoryInstruction>, VmxError> {
-    let paging = PagingRegisters {
-        cr0: vmcs.read(vmcs::GUEST_CR0)?,
-        cr3: vmcs.read(vmcs::GUEST_CR3)?,
-        cr4: vmcs.read(vmcs::GUEST_CR4)?,
-        efer: vmcs.read(vmcs::GUEST_EFER)?,
-    };
+    let paging = PagingRegisters::read(vmcs)?;
     let rights = vmcs.read(vmcs::GUEST_CS_ACCESS_RIGHTS)?;
     let rip = vmcs.read(vmcs::GUEST_RIP)?;
     // Bit 13 is L, bit 14 D/B (SDM 25.4.1).

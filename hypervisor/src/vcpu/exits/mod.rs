@@ -9,6 +9,7 @@ mod io;
 mod memory;
 mod model_specific_register;
 mod simple;
+mod string_io;
 
 pub(super) use self::apic::{follow_up, xapic_unicast};
 pub(super) use self::model_specific_register::unicast;
