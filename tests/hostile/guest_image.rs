@@ -94,6 +94,11 @@ impl GuestImage {
         self
     }
 
+    /// The address behind all but the last `bytes` bytes of the last snippet.
+    pub(crate) fn address_before(&self, bytes: usize) -> u32 {
+        SNIPPETS + (self.code.len() - bytes) as u32
+    }
+
     /// The image.
     pub(crate) fn build(&self) -> Vec<u8> {
         let mut image = vec![0; (SNIPPETS - BASE) as usize];

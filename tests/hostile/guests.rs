@@ -619,3 +619,34 @@ fn string_io_faults_where_its_memory_does() {
     }
     expect(&image, SUCCESS);
 }
+
+/// A guest that steps through instructions which exit gets its trap behind each, as on a processor
+/// without a hypervisor.
+#[test]
+fn single_steps_come_behind_instructions_that_exit() {
+    // CPUID, IN, and a load from the I/O APIC, each followed by an instruction that must not execute.
+    let cpuid = vec![0x0f, 0xa2];
+    let input = vec![0xe4, 0x61];
+    let load_from_device = vec![0xa0, 0x00, 0x00, 0xc0, 0xfe, 0, 0, 0, 0]; // mov al, [0fec00000h]
+    let fail = [0xb0, 0x11, 0xe6, 0xf4, 0xfa, 0xf4, 0xeb, 0xfc];
+    let mut image = GuestImage::default();
+    for instruction in [cpuid, input, load_from_device] {
+        // DR6 keeps what it has: it begins each time with nothing.
+        let mut code = vec![0x31, 0xc0, 0x0f, 0x23, 0xf0]; // xor eax, eax; mov dr6, rax
+        // pushfq; or qword [rsp], 100h; popfq: the trap is behind the next instruction.
+        code.extend([0x9c, 0x48, 0x81, 0x0c, 0x24, 0x00, 0x01, 0x00, 0x00, 0x9d]);
+        code.extend(instruction);
+        code.extend(fail);
+        image.snippet(&code);
+        // RIP in the handler's frame: SS, RSP, RFLAGS, CS, RIP.
+        let behind = image.address_before(fail.len());
+        let mut check = vec![0x8b, 0x04, 0x25]; // mov eax, [INTERRUPT_STACK - 40]
+        check.extend(word(INTERRUPT_STACK - 40));
+        check.extend(check_rax(behind));
+        check.extend([0x0f, 0x21, 0xf0]); // mov rax, dr6
+        check.extend([0x25, 0x0f, 0x40, 0, 0]); // and eax, 400fh
+        check.extend(check_rax(0x4000)); // BS
+        image.snippet(&check);
+    }
+    expect(&image, SUCCESS);
+}

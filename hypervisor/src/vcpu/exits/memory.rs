@@ -110,19 +110,8 @@ fn emulate(
         }
     }
     // The exit gives no instruction length for these.
-    vmcs_advance(vmcs, instruction.length)?;
+    super::advance_by(u32::from(instruction.length), vmcs)?;
     Ok(Next::Resume)
-}
-
-fn vmcs_advance(vmcs: &mut impl Vmcs, length: u8) -> Result<(), VmxError> {
-    let rip = vmcs.read(vmcs::GUEST_RIP)?;
-    vmcs.write(vmcs::GUEST_RIP, rip.wrapping_add(u64::from(length)))?;
-    let state = vmcs.read(vmcs::GUEST_INTERRUPTIBILITY_STATE)?;
-    let open = state & !(interruptibility::STI | interruptibility::MOV_SS);
-    if open != state {
-        vmcs.write(vmcs::GUEST_INTERRUPTIBILITY_STATE, open)?;
-    }
-    Ok(())
 }
 
 /// Reads and decodes the instruction at CS:RIP.

@@ -20,6 +20,7 @@ use super::virtual_processor::VirtualProcessor;
 use crate::host::processor::Processor;
 use crate::system::Hypervisor;
 use crate::vmx::vmcs::{Vmcs, VmxError};
+use arch::control_register::rflags;
 use arch::exception;
 use arch::exit::ExitReason;
 use arch::vmcs;
@@ -45,11 +46,18 @@ pub enum Next {
 /// What a handler gives back.
 pub type Outcome = Result<Next, VmxError>;
 
-/// Moves RIP past the instruction that exited, and ends blocking by STI and MOV SS (SDM 28.3.3,
-/// "interruptibility state").
+/// Completes the instruction that exited: moves RIP past it.
 #[inline(always)]
 pub(super) fn advance(vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
     let length = vmcs.read(vmcs::EXIT_INSTRUCTION_LENGTH)?;
+    advance_by(length, vmcs)
+}
+
+/// Completes an instruction of `length` bytes: moves RIP past it, ends blocking by STI and MOV SS (SDM
+/// 28.3.3, "interruptibility state"), and lets the single-step trap follow that the processor would
+/// have made (SDM 17.3.1.4).
+#[inline(always)]
+fn advance_by(length: u32, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
     let rip = vmcs.read(vmcs::GUEST_RIP)?;
     vmcs.write(vmcs::GUEST_RIP, rip.wrapping_add(u64::from(length)))?;
     let state = vmcs.read(vmcs::GUEST_INTERRUPTIBILITY_STATE)?;
@@ -58,6 +66,23 @@ pub(super) fn advance(vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
             vmcs::GUEST_INTERRUPTIBILITY_STATE,
             state & !(interruptibility::STI | interruptibility::MOV_SS),
         )?;
+    }
+    if vmcs.read(vmcs::GUEST_RFLAGS)? & rflags::TF != 0 {
+        single_step(vmcs)?;
+    }
+    Ok(())
+}
+
+#[cold]
+#[inline(never)]
+fn single_step(vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
+    // SDM 17.4.1: bit 1, BTF. None of the instructions that exit here is a branch.
+    const BRANCH_TRAP_FLAG: u64 = 1 << 1;
+    // SDM 25.4.2, table "Format of Pending-Debug-Exceptions".
+    const SINGLE_STEP: u64 = 1 << 14;
+    if vmcs.read(vmcs::GUEST_DEBUGCTL)? & BRANCH_TRAP_FLAG == 0 {
+        let pending = vmcs.read(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS)?;
+        vmcs.write(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, pending | SINGLE_STEP)?;
     }
     Ok(())
 }
