@@ -174,7 +174,7 @@ struct VcpuCell(UnsafeCell<VirtualProcessor>);
 unsafe impl Sync for VcpuCell {}
 
 /// The devices and what the guest has written of its present line.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Devices {
     /// The devices.
     pub platform: Platform,
@@ -264,12 +264,16 @@ impl VirtualMachine {
         io_bitmap: IoBitmap,
         start_time: u64,
     ) -> Self {
+        let devices = Devices {
+            platform: Platform::new(vcpus.len() as u32, memory.memory.layout().size()),
+            line: Line::default(),
+        };
         Self {
             interrupts,
             memory: memory.memory,
             ept_pointer: memory.ept_pointer,
             apic_access_page: memory.apic_access_page,
-            devices: Mutex::default(),
+            devices: Mutex::new(devices),
             io_bitmap: Box::new(io_bitmap),
             cells: vcpus
                 .into_iter()

@@ -4,6 +4,7 @@
 //! to the vCPUs here; everything else is for whoever runs the virtual machine.
 
 use apic::register_page::RegisterPage;
+use devices::firmware_configuration::FirmwareConfiguration;
 use devices::{
     debug_port::PhaseMark,
     pc::{Effect, Pc, io_apic_offset},
@@ -51,16 +52,21 @@ pub struct AccessContext<'a> {
 }
 
 /// The devices of one virtual machine. One processor at a time: the caller holds a lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Platform {
     board: Pc,
     dispatcher: IpiDispatcher,
 }
 
 impl Platform {
-    /// The devices after power-on.
-    pub fn new() -> Self {
-        Self::default()
+    /// The devices after power-on of a virtual machine with so many vCPUs and bytes of RAM.
+    pub fn new(vcpus: u32, memory: u64) -> Self {
+        let vcpus = u16::try_from(vcpus).unwrap_or(u16::MAX);
+        let configuration = FirmwareConfiguration::new(vcpus, memory);
+        Self {
+            board: Pc::new().with_configuration(configuration),
+            dispatcher: IpiDispatcher::default(),
+        }
     }
 
     /// IN of `size` (1, 2 or 4) bytes. Ports without a device, the PCI configuration ports among them,
@@ -224,7 +230,7 @@ mod tests {
         fn new() -> Self {
             Self {
                 vm: vm(2, ApicMode::Xapic),
-                platform: Platform::new(),
+                platform: Platform::new(2, 64 << 20),
                 now: 0,
             }
         }
@@ -303,7 +309,7 @@ mod tests {
         assert_eq!(bench.read(0xcfc, 4), 0xffff_ffff);
         assert_eq!(bench.platform.mmio_read(0xd000_0000), None);
         let context = bench.context();
-        let mut platform = Platform::new();
+        let mut platform = Platform::new(2, 64 << 20);
         let there = platform.mmio_write(context, 0xfed0_0000, 0, |_| {});
         assert_eq!(there, Presence::NoDevice);
     }
