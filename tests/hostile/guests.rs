@@ -650,3 +650,24 @@ fn single_steps_come_behind_instructions_that_exit() {
     }
     expect(&image, SUCCESS);
 }
+
+/// What a guest read where its local APIC was while it was disabled does not come back when it is
+/// enabled again: translations from then are gone.
+#[test]
+fn a_local_apic_that_comes_back_answers() {
+    const VERSION: u64 = 0xfee0_0030;
+    let read = |code: &mut Vec<u8>| {
+        code.extend(load(3, VERSION));
+        code.extend([0x8b, 0x03]); // mov eax, [rbx]
+    };
+    let mut code = write_msr(0x1b, 0xfee0_0100);
+    read(&mut code);
+    code.extend(write_msr(0x1b, 0xfee0_0900));
+    read(&mut code);
+    code.extend([0x25, 0xff, 0, 0, 0]); // and eax, 0ffh
+    code.extend(check_rax(0x14));
+    let mut image = GuestImage::default();
+    image.snippet(&code);
+    let (outcome, console) = run_in(ApicMode::Xapic, "", &image);
+    assert_eq!(outcome, SUCCESS, "{console}");
+}

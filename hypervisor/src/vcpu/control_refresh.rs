@@ -1,12 +1,13 @@
 //! Bringing a vCPU's controls in line with the mode of its local APIC and the plan of its virtual
 //! machine.
 
+use super::run::flush_translations;
 use super::virtual_processor::VirtualProcessor;
 use crate::interrupts::ipi_virtualization::IpiPlan;
 use crate::system::Hypervisor;
 use crate::vmx::control_plan::Controls;
 use crate::vmx::vmcs::{Vmcs, VmxError};
-use arch::vmx_control::primary;
+use arch::vmx_control::{primary, secondary};
 
 /// Bits that the run loop turns on and off by itself.
 const DYNAMIC_PRIMARY: u32 = primary::INTERRUPT_WINDOW_EXITING | primary::NMI_WINDOW_EXITING;
@@ -33,6 +34,7 @@ pub fn write(
     controls: Controls,
 ) -> Result<(), VmxError> {
     let shadows = &mut vcpu.controls;
+    let before = shadows.secondary.value().unwrap_or(0);
     shadows.pin.set(vmcs, controls.pin)?;
     let kept = shadows.primary.value().unwrap_or(0) & DYNAMIC_PRIMARY;
     shadows.primary.set(vmcs, controls.primary | kept)?;
@@ -47,5 +49,10 @@ pub fn write(
     }
     vcpu.msr_bitmap
         .set_x2apic(&vcpu.apic.controls().x2apic_msrs());
+    if controls.secondary & !before & secondary::VIRTUALIZE_APIC_ACCESSES != 0 {
+        // SDM 29.4.3.3: a translation to the page that was cached while accesses were not virtualized
+        // may serve them still.
+        flush_translations(vcpu, hypervisor)?;
+    }
     Ok(())
 }
