@@ -22,6 +22,7 @@ pub mod apic_base;
 pub mod ipi_decision;
 pub mod local_apic;
 pub mod mailbox;
+pub mod non_maskable;
 pub mod pid_pointer_table;
 pub mod posted_interrupt;
 pub mod register_page;

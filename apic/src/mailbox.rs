@@ -9,6 +9,8 @@ use arch::interrupt_command::TriggerMode;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 const NON_MASKABLE: u32 = 1 << 0;
+/// A second one came before the first was taken.
+const NON_MASKABLE_AGAIN: u32 = 1 << 5;
 const SYSTEM_MANAGEMENT: u32 = 1 << 1;
 const INIT: u32 = 1 << 2;
 const START_UP: u32 = 1 << 3;
@@ -33,8 +35,9 @@ pub struct Taken {
     pub edge: [u64; 4],
     /// Level-triggered vectors.
     pub level: [u64; 4],
-    /// A non-maskable interrupt.
-    pub non_maskable: bool,
+    /// Non-maskable interrupts: 0, 1, or 2 for two and more. How many of them count depends on the
+    /// receiver ([`PendingNonMaskable`](crate::non_maskable::PendingNonMaskable)).
+    pub non_maskable: u8,
     /// A system-management interrupt.
     pub system_management: bool,
     /// INIT; comes before `start_up`.
@@ -104,7 +107,13 @@ impl InterruptMailbox {
 
     /// Requests an NMI. Returns as [`Self::post_vector`].
     pub fn post_non_maskable(&self) -> bool {
-        self.events.fetch_or(NON_MASKABLE, Ordering::Release);
+        self.update_events(|events| {
+            if events & NON_MASKABLE == 0 {
+                events | NON_MASKABLE
+            } else {
+                events | NON_MASKABLE_AGAIN
+            }
+        });
         self.raise_attention()
     }
 
@@ -172,7 +181,8 @@ impl InterruptMailbox {
         Taken {
             edge: take_words(&self.edge),
             level: take_words(&self.level),
-            non_maskable: events & NON_MASKABLE != 0,
+            non_maskable: u8::from(events & NON_MASKABLE != 0)
+                + u8::from(events & NON_MASKABLE_AGAIN != 0),
             system_management: events & SYSTEM_MANAGEMENT != 0,
             init: events & INIT != 0,
             start_up: (events & START_UP != 0).then_some((events >> 16) as u8),
@@ -249,11 +259,12 @@ mod tests {
         mailbox.set_external_interrupt(true);
         mailbox.post_non_maskable();
         let taken = mailbox.take();
-        assert!(taken.non_maskable && !taken.system_management && !taken.init);
+        assert_eq!(taken.non_maskable, 1);
+        assert!(!taken.system_management && !taken.init);
         assert!(mailbox.external_interrupt(), "taking leaves the line");
         mailbox.post_system_management();
         let taken = mailbox.take();
-        assert!(taken.system_management && !taken.non_maskable);
+        assert!(taken.system_management && taken.non_maskable == 0);
         assert!(mailbox.set_external_interrupt(false));
         assert!(!mailbox.external_interrupt());
         assert_eq!(mailbox.take(), Taken::default());

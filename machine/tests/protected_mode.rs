@@ -4,6 +4,7 @@ mod support;
 #[path = "support/tables.rs"]
 mod tables;
 
+use apic::non_maskable::Handling;
 use arch::control_register::{efer, rflags};
 use arch::exception;
 use posthaste_machine::cpu::raise::{Exception, Source};
@@ -338,7 +339,7 @@ fn mov_ss_and_sti_hold_off_an_nmi_for_one_instruction() {
         processor.cpu.registers[0] = STACK_0.into();
         step(&mut processor, 1);
         let after_the_first = processor.cpu.rip();
-        processor.cpu.nmi_pending = true;
+        processor.cpu.nmi_pending.accept(1, Handling::No);
         processor.cpu.look_at_events();
         step(&mut processor, 1);
         // The NOP ran, then the NMI came.
@@ -353,17 +354,17 @@ fn an_nmi_is_blocked_until_iret() {
     let mut processor = kernel(&[0x90, 0x90, 0x90]);
     set_gate(&mut processor.cpu, 2, HANDLER, CODE_64, 0x8e, 1);
     processor.cpu.ram.write_bytes(HANDLER, &[0x90, 0x48, 0xcf]);
-    processor.cpu.nmi_pending = true;
+    processor.cpu.nmi_pending.accept(1, Handling::No);
     processor.cpu.look_at_events();
     step(&mut processor, 1);
     assert_eq!(processor.cpu.rip(), HANDLER + 1);
-    assert!(processor.cpu.nmi_blocked && !processor.cpu.nmi_pending);
-    processor.cpu.nmi_pending = true;
+    assert!(processor.cpu.nmi_blocked && !processor.cpu.nmi_pending.is_pending());
+    processor.cpu.nmi_pending.accept(1, Handling::No);
     processor.cpu.look_at_events();
     // IRET runs although the NMI is pending; then the NMI comes again.
     step(&mut processor, 1);
     assert_eq!(processor.cpu.rip(), HANDLER);
-    assert!(processor.cpu.nmi_blocked && !processor.cpu.nmi_pending);
+    assert!(processor.cpu.nmi_blocked && !processor.cpu.nmi_pending.is_pending());
     assert_eq!(stack::<1>(&processor.cpu)[0], CODE);
 }
 

@@ -167,7 +167,7 @@ mod tests {
                 for vector in vectors {
                     text += &format!("v{vector:x}");
                 }
-                if events.non_maskable {
+                if events.non_maskable != 0 {
                     text += "nmi";
                 }
                 if events.init {

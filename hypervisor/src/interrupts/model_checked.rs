@@ -196,7 +196,11 @@ fn event_against_block() {
             }
             SleepOutcome::Asleep => world.load_elsewhere(),
         };
-        assert!(received.events.is_some_and(|events| events.non_maskable));
+        assert!(
+            received
+                .events
+                .is_some_and(|events| events.non_maskable == 1)
+        );
     });
 }
 
@@ -251,7 +255,7 @@ fn two_wakers() {
             waker.join().unwrap();
         }
         let events = world.load_elsewhere().events.unwrap();
-        assert!(events.non_maskable && events.init);
+        assert!(events.non_maskable == 1 && events.init);
     });
 }
 
@@ -273,7 +277,11 @@ fn wakeup_vector_against_event() {
         other.join().unwrap();
         let received = world.load_elsewhere();
         assert!(has(received.requests));
-        assert!(received.events.is_some_and(|events| events.non_maskable));
+        assert!(
+            received
+                .events
+                .is_some_and(|events| events.non_maskable == 1)
+        );
     });
 }
 

@@ -284,7 +284,7 @@ mod tests {
             "its own processor looks anyway"
         );
         let events = port.receive().events.unwrap();
-        assert!(events.non_maskable);
+        assert_eq!(events.non_maskable, 2);
         assert_eq!(port.receive().events, None);
         let _ = port.block(1, WakeOn::EventsOnly, &around.lists, &around.host);
         assert_eq!(around.post_init(&port, SENDER), Signal::Queue(1));

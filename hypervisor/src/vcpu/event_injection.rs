@@ -66,6 +66,11 @@ impl Event {
         instruction_length: 0,
     };
 
+    /// Whether it is an NMI.
+    pub fn is_non_maskable(self) -> bool {
+        self.information.interruption_type() == InterruptionType::NonMaskable
+    }
+
     /// Writes the entry fields.
     pub fn write(self, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
         let mut information = self.information;

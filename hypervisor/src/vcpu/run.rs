@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "loads VMCSs and enters the guest")]
 
 use super::control_refresh;
-use super::event_injection::{Event, accepts_interrupts, accepts_non_maskable};
+use super::event_injection::{Event, accepts_interrupts, accepts_non_maskable, interruptibility};
 use super::exits::{self, Context, Next};
 use super::guest_state;
 use super::virtual_processor::{Activity, VirtualProcessor};
@@ -20,6 +20,7 @@ use crate::vmx::instructions::{
     CurrentVmcs, Invalidation, LaunchState, RDX, enter, invvpid, vmclear, vmptrld,
 };
 use crate::vmx::vmcs::{Vmcs, VmxError};
+use apic::non_maskable::{Handling, PendingNonMaskable};
 use arch::control_register::rflags;
 use arch::exit::{ENTRY_FAILURE, ExitReason};
 use arch::vmcs;
@@ -156,7 +157,7 @@ pub fn run(
             let _ = port.expect_notifications(processor.number, host);
         }
         if port.view().is_pending() || port.mailbox().attention() {
-            receive(vcpu, port, context);
+            receive(vcpu, port, &vmcs, context)?;
         }
         if let Some(plan) = vcpu.applied_plan.refresh(ipi_virtualization) {
             control_refresh::refresh(&mut vmcs, vcpu, hypervisor, plan)?;
@@ -194,11 +195,17 @@ pub fn run(
 
 /// Takes what was sent. Not inline: what it does uses SSE registers.
 #[inline(never)]
-fn receive(vcpu: &mut VirtualProcessor, port: &VcpuPort, context: Context) {
+fn receive(
+    vcpu: &mut VirtualProcessor,
+    port: &VcpuPort,
+    vmcs: &CurrentVmcs,
+    context: Context,
+) -> Result<(), VmxError> {
     let received = vcpu.apic.receive(port);
-    if received.init || received.non_maskable || received.start_up.is_some() {
-        accept_events(vcpu, received, context);
+    if received.init || received.non_maskable != 0 || received.start_up.is_some() {
+        accept_events(vcpu, received, vmcs, context)?;
     }
+    Ok(())
 }
 
 /// INIT, start-up and NMI.
@@ -206,13 +213,14 @@ fn receive(vcpu: &mut VirtualProcessor, port: &VcpuPort, context: Context) {
 fn accept_events(
     vcpu: &mut VirtualProcessor,
     received: crate::interrupts::virtual_apic::ReceivedEvents,
+    vmcs: &CurrentVmcs,
     context: Context,
-) {
+) -> Result<(), VmxError> {
     if received.init {
         // SDM 9.1.1, 10.4.7.3: everything but the x87 and SSE state.
         vcpu.activity = Activity::WaitForSipi;
         vcpu.event = None;
-        vcpu.non_maskable_pending = false;
+        vcpu.non_maskable = PendingNonMaskable::NONE;
         let refresh = vcpu.apic.init(&context.hypervisor.vm.interrupts);
         if refresh == Refresh::EveryVcpu {
             context.hypervisor.refresh_every_vcpu(context.processor);
@@ -230,9 +238,17 @@ fn accept_events(
         vcpu.pending_reset = Some(guest_state::Start::StartUp { page });
         vcpu.activity = Activity::Active;
     }
-    if received.non_maskable && vcpu.activity != Activity::WaitForSipi {
-        vcpu.non_maskable_pending = true;
+    if received.non_maskable != 0 && vcpu.activity != Activity::WaitForSipi {
+        let state = vmcs.read(vmcs::GUEST_INTERRUPTIBILITY_STATE)?;
+        let again = vcpu.event.is_some_and(Event::is_non_maskable);
+        let handling = if again || state & interruptibility::NMI != 0 {
+            Handling::Yes
+        } else {
+            Handling::No
+        };
+        vcpu.non_maskable.accept(received.non_maskable, handling);
     }
+    Ok(())
 }
 
 /// A vCPU that is halted or waits: `Some` if there is nothing for it to do.
@@ -249,7 +265,7 @@ fn rest(
     let enabled = vmcs.read(vmcs::GUEST_RFLAGS)? & rflags::IF != 0;
     let external =
         port.mailbox().external_interrupt() && vcpu.apic.apic().passes_external_interrupts();
-    if vcpu.non_maskable_pending
+    if vcpu.non_maskable.is_pending()
         || vcpu.event.is_some()
         || enabled && (external || vcpu.apic.has_deliverable())
     {
@@ -277,7 +293,7 @@ fn prepare_entry(
     if by_processor
         && !external
         && vcpu.event.is_none()
-        && !vcpu.non_maskable_pending
+        && !vcpu.non_maskable.is_pending()
         && vcpu.pending_reset.is_none()
     {
         let state = vcpu
@@ -335,12 +351,13 @@ fn prepare_events(
         event.write(vmcs)?;
         injected = true;
     }
-    if vcpu.non_maskable_pending && !injected && accepts_non_maskable(vmcs)? {
-        vcpu.non_maskable_pending = false;
+    if vcpu.non_maskable.is_pending() && !injected && accepts_non_maskable(vmcs)? {
+        vcpu.non_maskable.take();
         Event::NON_MASKABLE.write(vmcs)?;
         injected = true;
     }
-    if vcpu.non_maskable_pending && context.hypervisor.features.contains(Feature::VirtualNmis) {
+    if vcpu.non_maskable.is_pending() && context.hypervisor.features.contains(Feature::VirtualNmis)
+    {
         vcpu.controls
             .primary
             .set_bits(vmcs, primary::NMI_WINDOW_EXITING)?;

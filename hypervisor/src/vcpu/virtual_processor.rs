@@ -13,6 +13,7 @@ use crate::vmx::instructions::{GuestRegisters, LaunchState};
 use crate::vmx::msr_bitmap::MsrBitmap;
 use alloc::boxed::Box;
 use apic::local_apic::Configuration;
+use apic::non_maskable::PendingNonMaskable;
 use arch::vmcs::{self, Field32, Field64};
 
 use crate::interrupts::apic_virtualization::ApicFeatures;
@@ -81,8 +82,8 @@ pub struct VirtualProcessor {
     pub virtual_apic_address: u64,
     /// What the next entry delivers before anything else: a fault, or what an exit interrupted.
     pub event: Option<Event>,
-    /// An NMI waits.
-    pub non_maskable_pending: bool,
+    /// NMIs that wait.
+    pub non_maskable: PendingNonMaskable,
     /// Guest TSC less host TSC.
     pub tsc_offset: u64,
     /// The plan for IPI virtualization that the controls follow.
@@ -122,7 +123,7 @@ impl VirtualProcessor {
             apic: VirtualApic::new(page, number, apic, features),
             virtual_apic_address,
             event: None,
-            non_maskable_pending: false,
+            non_maskable: PendingNonMaskable::NONE,
             tsc_offset: 0,
             applied_plan: AppliedPlan::default(),
             controls: ControlShadows::new(),

@@ -136,10 +136,10 @@ impl Cpu {
     }
 
     fn take_non_maskable_interrupt(&mut self) -> bool {
-        if !self.nmi_pending || self.nmi_blocked || self.inhibit != Inhibit::None {
+        if !self.nmi_pending.is_pending() || self.nmi_blocked || self.inhibit != Inhibit::None {
             return false;
         }
-        self.nmi_pending = false;
+        self.nmi_pending.take();
         self.activity = Activity::Active;
         self.deliver_event(Exception {
             vector: vector::NON_MASKABLE_INTERRUPT,

@@ -3,6 +3,7 @@
 use apic::apic_base::ApicMode;
 use apic::local_apic::{Effect, EndOfInterruptBroadcast, LocalInterrupt, LocalVector};
 use apic::mailbox::Taken;
+use apic::non_maskable::Handling;
 use arch::interrupt_command::InterruptCommand;
 use arch::msr;
 
@@ -202,7 +203,12 @@ impl Cpu {
         for (vector, trigger_mode) in taken.vectors() {
             self.apic.accept(vector, trigger_mode);
         }
-        self.nmi_pending |= taken.non_maskable;
+        let handling = if self.nmi_blocked {
+            Handling::Yes
+        } else {
+            Handling::No
+        };
+        self.nmi_pending.accept(taken.non_maskable, handling);
         self.init_pending |= taken.init;
         if let Some(vector) = taken.start_up {
             self.start_up_pending = Some(vector);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use apic::apic_base::Processor;
 use apic::local_apic::{Configuration, Features, LocalApic};
+use apic::non_maskable::PendingNonMaskable;
 use apic::register_page::OwnedPage;
 use arch::control_register::{cr0, efer, rflags};
 
@@ -150,8 +151,8 @@ pub struct Cpu {
     pub unknown_msrs: Vec<UnknownMsr>,
     /// NMIs are blocked until IRET (SDM 6.7.1 Handling multiple NMIs).
     pub nmi_blocked: bool,
-    /// An NMI was received and not yet delivered.
-    pub nmi_pending: bool,
+    /// NMIs that were received and not yet delivered.
+    pub nmi_pending: PendingNonMaskable,
     /// An INIT was received and not yet acted on.
     pub init_pending: bool,
     /// A start-up IPI was received and not yet acted on.
@@ -252,7 +253,7 @@ impl Cpu {
             delivering_length: 0,
             unknown_msrs: Vec::new(),
             nmi_blocked: false,
-            nmi_pending: false,
+            nmi_pending: PendingNonMaskable::NONE,
             init_pending: false,
             start_up_pending: None,
             activity: Activity::Active,
@@ -466,7 +467,7 @@ impl Cpu {
         self.dr = [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400];
         self.inhibit = Inhibit::None;
         self.nmi_blocked = false;
-        self.nmi_pending = false;
+        self.nmi_pending = PendingNonMaskable::NONE;
         self.init_pending = false;
         self.start_up_pending = None;
         self.msrs.kernel_gs_base = match kind {

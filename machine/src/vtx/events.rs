@@ -146,10 +146,10 @@ fn non_maskable_interrupt(cpu: &mut Cpu) -> bool {
         exit(cpu, VmExit::new(ExitReason::NmiWindow));
         return true;
     }
-    if !cpu.nmi_pending || cpu.nmi_blocked || blocked_by_instruction {
+    if !cpu.nmi_pending.is_pending() || cpu.nmi_blocked || blocked_by_instruction {
         return false;
     }
-    cpu.nmi_pending = false;
+    cpu.nmi_pending.take();
     if cpu.vmx.controls.pin(pin::NMI_EXITING) {
         let information = InterruptionInformation::new(
             exception::NON_MASKABLE_INTERRUPT,

@@ -34,8 +34,8 @@ use super::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct ReceivedEvents {
-    /// A non-maskable interrupt to inject.
-    pub non_maskable: bool,
+    /// Non-maskable interrupts: 0, 1, or 2 for two and more.
+    pub non_maskable: u8,
     /// INIT: reset the vCPU's registers, call [`VirtualApic::init`], then wait for a start-up. It comes
     /// before `start_up`.
     pub init: bool,

@@ -268,7 +268,10 @@ fn apic_write_exits_find_the_value_on_the_page() {
     let (follow, signals) = settle(&mut apic, &vm, effect);
     assert_eq!(follow, FollowUp::NONE);
     assert_eq!(signals, [Signal::Send(vm.around().host.kick(2))]);
-    assert!(vm.port(2).unwrap().receive().events.unwrap().non_maskable);
+    assert_eq!(
+        vm.port(2).unwrap().receive().events.unwrap().non_maskable,
+        1
+    );
 
     // A rewritten xAPIC ID, as the processor left it on the page.
     apic.apic.page_mut().write(offset::ID, 0x07ff_ffff);
@@ -484,7 +487,7 @@ fn events_are_handed_on() {
     let _ = vm.around().post_init(port, from);
     let _ = vm.around().post_start_up(port, 0x9a, from);
     let expected = ReceivedEvents {
-        non_maskable: true,
+        non_maskable: 1,
         init: true,
         start_up: Some(0x9a),
     };

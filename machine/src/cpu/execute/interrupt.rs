@@ -198,7 +198,7 @@ impl Cpu {
     /// IRET ends the blocking of NMIs, even if it faults (SDM 6.7.1).
     pub fn unblock_nmi(&mut self) {
         crate::vtx::intercept::unblock_nmi(self);
-        if self.nmi_pending || self.vmx.non_root {
+        if self.nmi_pending.is_pending() || self.vmx.non_root {
             self.look_at_events();
         }
     }
