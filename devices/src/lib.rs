@@ -21,6 +21,7 @@ pub mod pit;
 pub mod reset_control;
 pub mod rtc;
 pub mod rtc_calendar;
+pub mod test_device;
 pub mod uart;
 
 /// The state of an interrupt line.

@@ -13,6 +13,7 @@ use crate::pit::Pit;
 use crate::reset_control::{self, ResetControl, ResetEffect};
 use crate::rtc::Rtc;
 use crate::rtc_calendar::DateTime;
+use crate::test_device::TestDevice;
 use crate::uart::Uart;
 use crate::{Line, io_apic};
 
@@ -62,6 +63,8 @@ pub struct Pc {
     debug: DebugPort,
     /// `None` where software is not told the configuration.
     configuration: Option<FirmwareConfiguration>,
+    /// `None` where there is none.
+    test: Option<TestDevice>,
     external_interrupt: Line,
 }
 
@@ -90,6 +93,7 @@ impl Pc {
             pci: PciConfiguration::new(),
             debug: DebugPort::new(),
             configuration: None,
+            test: None,
             external_interrupt: Line::Deasserted,
         }
     }
@@ -98,6 +102,14 @@ impl Pc {
     pub fn with_configuration(self, configuration: FirmwareConfiguration) -> Self {
         Self {
             configuration: Some(configuration),
+            ..self
+        }
+    }
+
+    /// The same devices and the one for test programs.
+    pub fn with_test_device(self) -> Self {
+        Self {
+            test: Some(TestDevice::new()),
             ..self
         }
     }
@@ -146,6 +158,10 @@ impl Pc {
             && let Some(configuration) = &mut self.configuration
         {
             configuration.read()
+        } else if TestDevice::claims(port)
+            && let Some(test) = &self.test
+        {
+            test.read(port)
         } else {
             0xff
         }
@@ -202,7 +218,27 @@ impl Pc {
                 ResetEffect::None => {}
                 reset @ (ResetEffect::Soft | ResetEffect::Hard) => effect(Effect::Reset(reset)),
             }
+        } else if let Some(test) = &mut self.test
+            && let Some((request, line)) = test.write(port, value)
+        {
+            self.drive(request, line, effect);
         }
+    }
+
+    /// Sets an interrupt request's line, which goes to the 8259 and to the I/O APIC.
+    fn drive(&mut self, request: u8, line: Line, effect: &mut dyn FnMut(Effect)) {
+        self.pic.set_irq(request, line);
+        let pin = match request {
+            PIT_IRQ => PIT_PIN,
+            other => usize::from(other),
+        };
+        send(self.io_apic.set_pin(pin, line), effect);
+    }
+
+    /// How the test device drives an interrupt request's line.
+    fn test_line(&self, request: u8) -> Line {
+        self.test
+            .map_or(Line::Deasserted, |test| test.line(request))
     }
 
     /// Reads the I/O APIC's window at `offset`.
@@ -271,8 +307,7 @@ impl Pc {
         if timer.rising_edges != 0 {
             // Edges that nobody looked at in between merge, as they do in an edge-triggered request.
             for line in [Line::Deasserted, Line::Asserted] {
-                self.pic.set_irq(PIT_IRQ, line);
-                send(self.io_apic.set_pin(PIT_PIN, line), effect);
+                self.drive(PIT_IRQ, line, effect);
             }
         }
         let clock = self.rtc.interrupt_line(now);
@@ -282,8 +317,8 @@ impl Pc {
             (RTC_IRQ, clock),
             (SCI_IRQ, power),
         ] {
-            self.pic.set_irq(irq, line);
-            send(self.io_apic.set_pin(usize::from(irq), line), effect);
+            let asserted = line.is_asserted() || self.test_line(irq).is_asserted();
+            self.drive(irq, Line::asserted_if(asserted), effect);
         }
         self.update_external_interrupt(effect);
     }
@@ -322,7 +357,46 @@ fn send(messages: InterruptMessages, effect: &mut dyn FnMut(Effect)) {
 
 #[cfg(test)]
 mod tests {
+    extern crate alloc;
+    use alloc::vec::Vec;
+
     use super::*;
+
+    #[test]
+    fn the_test_device_shares_lines_with_the_others() {
+        let mut pc = Pc::new().with_test_device();
+        let mut vectors = Vec::new();
+        for (request, vector) in [(14, 0x3e), (4, 0x34)] {
+            pc.io_apic_write(0, 0x10 + 2 * request, &mut |_| {});
+            pc.io_apic_write(0x10, vector, &mut |_| {});
+        }
+        for (port, value) in [
+            (0x200e, 1),
+            (0x2004, 1),
+            (0x80, 0),
+            (0x2004, 0),
+            (0x2004, 1),
+        ] {
+            pc.port_write(port, 1, value, 0, &mut |effect| {
+                if let Effect::Message(message) = effect {
+                    vectors.push(message.vector);
+                }
+            });
+        }
+        // What another access makes of the serial port's line does not lower it.
+        assert_eq!(vectors, [0x3e, 0x34, 0x34]);
+    }
+
+    #[test]
+    fn without_the_test_device_its_ports_are_free() {
+        let mut pc = Pc::new();
+        pc.port_write(0xe0, 1, 7, 0, &mut |_| {});
+        assert_eq!(pc.port_read(0xe0, 4, 0, &mut |_| {}), u32::MAX);
+        let mut pc = Pc::new().with_test_device();
+        pc.port_write(0xe0, 4, 0x0102_0304, 0, &mut |_| {});
+        assert_eq!(pc.port_read(0xe0, 4, 0, &mut |_| {}), 0x0102_0304);
+        assert_eq!(pc.port_read(0xe1, 2, 0, &mut |_| {}), 0x0203);
+    }
 
     #[test]
     fn the_clock_interrupts_at_pin_8() {

@@ -208,10 +208,12 @@ impl Machine {
         let platform = Arc::new(Platform::new(
             ram,
             identities,
-            Pc::starting_at(POWER_ON_DATE).with_configuration(FirmwareConfiguration::new(
-                u16::try_from(count).unwrap_or(u16::MAX),
-                configuration.memory,
-            )),
+            Pc::starting_at(POWER_ON_DATE)
+                .with_configuration(FirmwareConfiguration::new(
+                    u16::try_from(count).unwrap_or(u16::MAX),
+                    configuration.memory,
+                ))
+                .with_test_device(),
             console,
         ));
         let model = Arc::new(configuration.model.clone());

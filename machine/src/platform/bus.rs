@@ -26,7 +26,7 @@ impl Platform {
     pub fn device_read(&self, physical: u64) -> u32 {
         match io_apic_offset(physical & !3) {
             Some(offset) => lock(&self.pc).io_apic_read(offset),
-            None => u32::MAX,
+            None => self.test_memory.read(physical).unwrap_or(u32::MAX),
         }
     }
 
@@ -36,6 +36,8 @@ impl Platform {
             self.with_devices(from, now, |pc, effect| {
                 pc.io_apic_write(offset, value, effect)
             });
+        } else {
+            self.test_memory.write(physical, value);
         }
     }
 

@@ -4,6 +4,7 @@ mod bus;
 mod code_map;
 mod interrupts;
 mod outcome;
+mod test_memory;
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -19,6 +20,7 @@ pub use code_map::CodeMap;
 pub use interrupts::Sent;
 pub use outcome::Outcome;
 
+use self::test_memory::TestMemory;
 use crate::memory::Ram;
 use crate::trace::{Snapshot, Unimplemented};
 
@@ -80,6 +82,7 @@ pub struct Platform {
     /// One inbox a processor.
     pub inboxes: Box<[Arc<Inbox>]>,
     pc: Mutex<Pc>,
+    test_memory: TestMemory,
     /// When a device does something by itself next, in nanoseconds; `u64::MAX` for never.
     pub next_device_event: AtomicU64,
     identities: Mutex<Vec<Identity>>,
@@ -107,6 +110,7 @@ impl Platform {
             ram,
             inboxes: identities.iter().map(|_| Arc::default()).collect(),
             pc: Mutex::new(pc),
+            test_memory: TestMemory::default(),
             next_device_event: AtomicU64::new(0),
             identities: Mutex::new(identities),
             console: Mutex::new(console),
