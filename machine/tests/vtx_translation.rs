@@ -179,6 +179,24 @@ fn violations_by_paging_structures() {
     }
 }
 
+// Table 27-7, bits 1:0: to set an accessed flag in an entry of the guest's page table reads and writes it.
+#[test]
+fn violations_by_flags_in_paging_structures() {
+    let mut guest = ept(&program(&[load_u32(PAGE)]));
+    guest.ram().store(TABLES + 0x2000 + 8, PAGES + 0xd000 | 7);
+    guest.ram().store(PAGES + 0xd000 + 0xc * 8, PAGE | 7);
+    let table = EPT + 0x3000 + 0xd * 8;
+    let entry: u64 = guest.ram().load(table);
+    // Readable only.
+    guest.ram().store(table, entry & !7 | 1);
+    guest.launch(10);
+    assert_eq!(guest.expect_exit(R::EptViolation), 0x80 | 1 << 3 | 3);
+    assert_eq!(
+        guest.get(vmcs::GUEST_PHYSICAL_ADDRESS),
+        PAGES + 0xd000 + 0xc * 8
+    );
+}
+
 // SDM 28.4.3: with a VPID nothing is invalidated by entries and exits; INVEPT and INVVPID do it.
 #[test]
 fn translations_outlive_exits_with_a_vpid() {

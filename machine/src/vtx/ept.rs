@@ -107,6 +107,8 @@ fn translate_by_ept(
     let structure = matches!(purpose, GuestPhysicalAccess::PagingStructure { .. });
     let needed = match access {
         _ if structure && flags_in_use => READ | WRITE,
+        // Setting an accessed or dirty flag there reads the entry, too.
+        Access::Write if structure => READ | WRITE,
         Access::Read => READ,
         Access::Write => WRITE,
         Access::Execute => EXECUTE,
