@@ -4,7 +4,7 @@ mod vmx;
 
 use arch::exit::ExitReason as R;
 use arch::vmcs;
-use arch::vmx_control::{entry, secondary};
+use arch::vmx_control::{entry, primary, secondary};
 use vmx::*;
 
 /// MOV SS in the interruptibility state.
@@ -83,4 +83,104 @@ fn a_breakpoint_set_between_entries_is_met_on_pages_used_before() {
     guest.set(vmcs::GUEST_RIP, GUEST_CODE + 4);
     guest.resume(2);
     assert_eq!(guest.expect_exit(R::ExceptionOrNmi), 1);
+}
+
+/// Single step in the pending debug exceptions, as in DR6.
+const SINGLE_STEP: u64 = 1 << 14;
+const TRAP_FLAG: u64 = 1 << 8;
+
+/// A guest whose `code` begins with mov ss, [rdi], which meets a data breakpoint.
+fn behind_mov_ss(code: &[u8]) -> Guest {
+    let guest = with_breakpoint(&[&[0x8e, 0x17], code].concat());
+    let selector = guest.get(vmcs::GUEST_SS_SELECTOR);
+    guest.store(DATA, &selector.to_le_bytes());
+    guest
+}
+
+// SDM 26.7.3: debug exceptions that entry loaded while MOV SS blocks are one #DB with the single step of
+// the next instruction; none is left.
+#[test]
+fn debug_exceptions_loaded_behind_mov_ss_join_the_next_trap() {
+    for intercepted in [true, false] {
+        let mut guest = Guest::new(&[0x90, 0x90, 0x90]);
+        if intercepted {
+            guest.set(vmcs::EXCEPTION_BITMAP, 1 << 1);
+        }
+        guest
+            .set(vmcs::GUEST_RFLAGS, 2 | TRAP_FLAG)
+            .set(vmcs::GUEST_INTERRUPTIBILITY_STATE, MOV_SS)
+            .set(
+                vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS,
+                ENABLED_BREAKPOINT | SINGLE_STEP | 2,
+            );
+        guest.launch(3);
+        if intercepted {
+            assert_eq!(guest.expect_exit(R::ExceptionOrNmi), SINGLE_STEP | 2);
+            assert_eq!(guest.get(vmcs::GUEST_RIP), GUEST_CODE + 1);
+            assert_eq!(guest.get(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS), 0);
+        } else {
+            guest.go_on(2);
+            assert_eq!(guest.handler(), Some(1));
+            assert_eq!(guest.cpu().dr[6] & (SINGLE_STEP | 15), SINGLE_STEP | 2);
+            assert_eq!(guest.cpu().vmx.pending_debug, 0);
+            let frame = guest.cpu().registers[4];
+            assert_eq!(guest.ram().load::<u64>(frame), GUEST_CODE + 1);
+        }
+    }
+}
+
+// SDM 25.5.2, 6.9: the exit by the monitor trap flag comes before the trap of the same instruction, which
+// is pending then and delivered by the next entry (SDM 26.7.3).
+#[test]
+fn the_monitor_trap_flag_comes_before_a_debug_trap() {
+    // mov [rdi], eax; nop
+    let mut guest = with_breakpoint(&[0x89, 0x07, 0x90]);
+    guest.add_primary(primary::MONITOR_TRAP_FLAG);
+    guest.set(vmcs::GUEST_RFLAGS, 2 | TRAP_FLAG);
+    guest.launch(3);
+    guest.expect_exit(R::MonitorTrapFlag);
+    assert_eq!(guest.get(vmcs::GUEST_RIP), GUEST_CODE + 2);
+    assert_eq!(
+        guest.get(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS),
+        ENABLED_BREAKPOINT | SINGLE_STEP | 1
+    );
+    guest.remove_primary(primary::MONITOR_TRAP_FLAG);
+    guest.resume(2);
+    assert_eq!(guest.handler(), Some(1));
+    assert_eq!(guest.cpu().dr[6] & (SINGLE_STEP | 15), SINGLE_STEP | 1);
+}
+
+// SDM 26.3.1.5: with TF set, BS has to be pending behind MOV SS, so an exit saves it: the guest can be
+// entered again.
+#[test]
+fn an_exit_behind_mov_ss_saves_its_single_step() {
+    // mov ss, [rdi]; cpuid; nop
+    let mut guest = behind_mov_ss(&[0x0f, 0xa2, 0x90]);
+    guest.set(vmcs::GUEST_RFLAGS, 2 | TRAP_FLAG);
+    guest.launch(3);
+    guest.expect_exit(R::Cpuid);
+    assert_eq!(
+        guest.get(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS),
+        ENABLED_BREAKPOINT | SINGLE_STEP | 1
+    );
+    guest.set(vmcs::GUEST_RIP, GUEST_CODE + 4);
+    guest.resume(2);
+    guest.go_on(1);
+    assert_eq!(guest.handler(), Some(1));
+    assert_eq!(guest.cpu().dr[6] & (SINGLE_STEP | 15), SINGLE_STEP | 1);
+}
+
+// SDM 6.8.3: INT1 is a #DB of its own; a breakpoint that MOV SS held back until then is in DR6 with it,
+// and not delivered once more.
+#[test]
+fn int1_brings_what_mov_ss_held_back() {
+    let mut guest = behind_mov_ss(&[0xf1, 0x90]);
+    // iretq in the handler
+    guest.store(GUEST_HANDLERS + 16, &[0x48, 0xcf]);
+    guest.launch(3);
+    assert_eq!(guest.handler(), Some(1));
+    assert_eq!(guest.cpu().dr[6] & 15, 1);
+    guest.go_on(2);
+    assert_eq!(guest.handler(), None);
+    assert_eq!(guest.cpu().rip(), GUEST_CODE + 4);
 }

@@ -173,6 +173,16 @@ impl Cpu {
         std::mem::take(&mut self.breakpoints_met) | step
     }
 
+    /// What a MOV SS before held back and the instruction that runs now delivers with its own #DB (INT1).
+    pub(super) fn take_held_breakpoints(&mut self) -> u64 {
+        let met = std::mem::take(&mut self.breakpoints_met);
+        if self.vmx.non_root {
+            met | crate::vtx::events::take_pending_debug(self)
+        } else {
+            met
+        }
+    }
+
     /// Data breakpoints or the conditions of alignment checks changed: what is cached may be what has to
     /// be looked at.
     pub fn refresh_data_breakpoints(&mut self) {
@@ -210,7 +220,13 @@ impl Cpu {
     }
 
     /// #DB after an instruction, for what DR6 then says.
-    pub(super) fn debug_trap(&mut self, detail: u64) {
+    pub(super) fn debug_trap(&mut self, mut detail: u64) {
+        if self.vmx.non_root {
+            detail |= crate::vtx::events::take_pending_debug(self);
+            if crate::vtx::events::leave_before_trap(self, detail) {
+                return;
+            }
+        }
         self.deliver_exception(Exception {
             vector: vector::DEBUG,
             error_code: None,

@@ -205,6 +205,9 @@ impl Cpu {
                 self.dr[7] &= !DR7_GENERAL_DETECT;
                 self.msrs.debugctl &= !debugctl::DEFINED;
             }
+            (Source::PrivilegedSoftwareException, vector::DEBUG) if event.detail != 0 => {
+                self.dr[6] = self.dr[6] & !0xf | event.detail;
+            }
             (Source::NonMaskableInterrupt, _) => crate::vtx::intercept::block_nmi(self),
             _ => {}
         }

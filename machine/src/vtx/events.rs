@@ -52,6 +52,24 @@ pub fn complete_before_trap(cpu: &mut Cpu, due: u64) -> bool {
     cpu.vmx.non_root
 }
 
+/// Takes the debug exceptions that VM entry loaded and a MOV SS held back so far, as the bits of DR6 that
+/// they set together with those of the instruction that has ended (SDM 26.7.3).
+pub fn take_pending_debug(cpu: &mut Cpu) -> u64 {
+    let pending = std::mem::take(&mut cpu.vmx.pending_debug);
+    pending & (pending_debug::BREAKPOINTS | pending_debug::SINGLE_STEP)
+}
+
+/// Leaves the guest for what has priority over the debug trap that is due (SDM 25.5.2 Monitor trap flag,
+/// 6.9), which stays pending in the guest-state area (SDM 27.3.4). True if it did.
+pub fn leave_before_trap(cpu: &mut Cpu, due: u64) -> bool {
+    let Some(exit_first) = due_exit(cpu) else {
+        return false;
+    };
+    cpu.vmx.pending_debug = pending_debug::from_debug_status(due);
+    exit(cpu, exit_first);
+    true
+}
+
 /// Deals with the event of the highest priority.
 pub fn process(cpu: &mut Cpu) -> Processed {
     complete_instruction(cpu);

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     cpu::{
         Activity, Cpu, Inhibit,
+        breakpoint::debugctl,
         raise::Source,
         segment::{DescriptorTable, Segment, register, rights},
     },
@@ -322,6 +323,12 @@ fn save_non_register_state(cpu: &mut Cpu) {
     let held = std::mem::take(&mut cpu.breakpoints_met);
     if cpu.inhibit == Inhibit::MovSs {
         cpu.vmx.pending_debug |= pending_debug::from_debug_status(held);
+        // So is the single step of MOV SS itself, as VM entry then requires (SDM 26.3.1.5).
+        let steps = cpu.system_flags & rflags::TF != 0
+            && cpu.msrs.debugctl & debugctl::BRANCH_TRAP_FLAG == 0;
+        if steps {
+            cpu.vmx.pending_debug |= pending_debug::SINGLE_STEP;
+        }
     }
     cpu.set_vmcs(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, cpu.vmx.pending_debug);
     if controls.pin(pin::PREEMPTION_TIMER) && controls.exit(exit_control::SAVE_PREEMPTION_TIMER) {

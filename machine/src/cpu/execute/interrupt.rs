@@ -58,7 +58,14 @@ fn breakpoint(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
 }
 
 fn privileged_trap(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
-    deliver(cpu, vector::DEBUG, Source::PrivilegedSoftwareException);
+    // A breakpoint that MOV SS held back is the same #DB at the same boundary (SDM 6.8.3, 6.9).
+    let detail = cpu.take_held_breakpoints();
+    cpu.deliver_event(Exception {
+        vector: vector::DEBUG,
+        error_code: None,
+        detail,
+        source: Source::PrivilegedSoftwareException,
+    });
     Ok(())
 }
 
