@@ -8,7 +8,7 @@ mod vmx;
 
 use arch::exit::ExitReason as R;
 use arch::vmcs;
-use arch::vmx_control::{exit, pin, primary};
+use arch::vmx_control::{exit, pin, primary, secondary};
 use vmx::*;
 
 const NOP: u8 = 0x90;
@@ -285,27 +285,48 @@ fn the_preemption_timer_expires() {
     guest
         .add_pin(pin::PREEMPTION_TIMER)
         .add_exit(exit::SAVE_PREEMPTION_TIMER);
-    guest.set(vmcs::PREEMPTION_TIMER_VALUE, 3);
+    guest.set(vmcs::PREEMPTION_TIMER_VALUE, 40);
     guest.launch(1000);
     guest.expect_exit(R::PreemptionTimer);
     assert_eq!(guest.get(vmcs::PREEMPTION_TIMER_VALUE), 0);
     let spent = guest.cpu().counters.guest_instructions;
-    assert!((65..=96).contains(&spent), "3 counts of 32 ticks: {spent}");
+    assert!((39..=40).contains(&spent), "40 ticks: {spent}");
     // 0 expires before the first instruction.
     guest.resume(10);
     guest.expect_exit(R::PreemptionTimer);
     // An earlier exit saves what is left.
     guest.set(vmcs::PREEMPTION_TIMER_VALUE, 100);
-    guest.store(GUEST_CODE, &[0x0f, 0xa2]);
+    guest.store(GUEST_CODE, &[0x90, 0x90, 0x0f, 0xa2]);
     guest.cpu().note_code_write(GUEST_CODE);
     guest.resume(10);
     guest.expect_exit(R::Cpuid);
-    assert!((99..=100).contains(&guest.get(vmcs::PREEMPTION_TIMER_VALUE)));
+    assert!((97..=98).contains(&guest.get(vmcs::PREEMPTION_TIMER_VALUE)));
     let halted = &mut Guest::new(&[0xf4]);
     halted.add_pin(pin::PREEMPTION_TIMER);
-    halted.set(vmcs::PREEMPTION_TIMER_VALUE, 3);
+    halted.set(vmcs::PREEMPTION_TIMER_VALUE, 30);
     halted.launch(3);
     assert!(halted.cpu().next_own_event().is_some());
+}
+
+// SDM 25.5.1: a guest that reads a time at which the timer has expired is left before its next instruction.
+#[test]
+fn no_instruction_follows_one_that_shows_the_timer_expired() {
+    // rdtsc; rdtscp; mov ecx, 10H and rdmsr; each between NOPs
+    let read_msr: &[u8] = &[0xb9, 0x10, 0, 0, 0, 0x0f, 0x32];
+    for read in [[0x0f, 0x31].as_slice(), &[0x0f, 0x01, 0xf9], read_msr] {
+        let mut guest =
+            Guest::new(&[[0x90; 8].as_slice(), read, &[0x90; 8], &[0x0f, 0xa2]].concat());
+        guest.add_pin(pin::PREEMPTION_TIMER);
+        guest.add_secondary(secondary::ENABLE_RDTSCP);
+        guest.set(vmcs::PREEMPTION_TIMER_VALUE, 5);
+        guest.launch(1);
+        guest.cpu().single_step = false;
+        let end = guest.cpu().instructions + 50;
+        guest.cpu().slice_end = end;
+        guest.processor.run();
+        guest.expect_exit(R::PreemptionTimer);
+        assert!(guest.get(vmcs::GUEST_RIP) <= GUEST_CODE + 8 + read.len() as u64);
+    }
 }
 
 // The whole of interrupt status and activity goes back to the VMCS.

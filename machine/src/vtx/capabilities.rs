@@ -137,8 +137,9 @@ pub fn entry_controls(_model: &CpuModel) -> Allowed {
 }
 
 /// The VMX-preemption timer counts down once per so many ticks of the time-stamp counter, as a
-/// power of two (SDM A.6).
-pub const PREEMPTION_TIMER_SHIFT: u32 = 5;
+/// power of two (SDM A.6). At one tick an instruction, a coarser timer would stand still between an entry
+/// and an exit soon after.
+pub const PREEMPTION_TIMER_SHIFT: u32 = 0;
 /// CR3-target values (SDM A.6).
 pub const CR3_TARGETS: u32 = 4;
 

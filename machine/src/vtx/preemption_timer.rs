@@ -65,17 +65,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_counts_changes_of_one_bit_of_the_time() {
+    fn it_counts_ticks() {
         let timer = PreemptionTimer {
             running: Some(Running {
                 started: 63,
                 value: 2,
             }),
         };
-        assert_eq!(timer.deadline(), Some(96));
-        assert_eq!((timer.left(63), timer.left(64), timer.left(95)), (2, 1, 1));
-        assert!(!timer.expired(95));
-        assert!(timer.expired(96));
+        assert_eq!(timer.deadline(), Some(65));
+        assert_eq!((timer.left(63), timer.left(64), timer.left(65)), (2, 1, 0));
+        assert!(!timer.expired(64));
+        assert!(timer.expired(65));
         assert_eq!(timer.left(1000), 0);
     }
 }

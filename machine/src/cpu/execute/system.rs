@@ -358,6 +358,14 @@ fn write_segment_base<const SEGMENT: u8>(cpu: &mut Cpu, op: &Op) -> Result<(), R
     Ok(())
 }
 
+/// The program has seen the time: what is due by then happens before the next instruction, which may
+/// show it (SDM 25.5.1, 10.5.4).
+fn show_time(cpu: &mut Cpu) {
+    if cpu.next_own_event().is_some_and(|due| due <= cpu.now()) {
+        cpu.look_at_events();
+    }
+}
+
 fn set_pair(cpu: &mut Cpu, value: u64) {
     cpu.registers[RAX] = value & 0xffff_ffff;
     cpu.registers[RDX] = value >> 32;
@@ -376,6 +384,7 @@ fn read_time_stamp(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     intercept::check(cpu, intercept::Instruction::Rdtsc)?;
     let value = intercept::time_stamp_counter(cpu);
     set_pair(cpu, value);
+    show_time(cpu);
     Ok(())
 }
 
@@ -386,6 +395,7 @@ fn read_time_stamp_and_processor(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> 
     let value = intercept::time_stamp_counter(cpu);
     set_pair(cpu, value);
     cpu.registers[RCX] = cpu.msrs.tsc_aux & 0xffff_ffff;
+    show_time(cpu);
     Ok(())
 }
 
@@ -455,6 +465,7 @@ fn read_msr(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
         None => cpu.read_msr(index)?,
     };
     set_pair(cpu, value);
+    show_time(cpu);
     Ok(())
 }
 
