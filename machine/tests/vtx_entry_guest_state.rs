@@ -458,3 +458,41 @@ fn exit_msr_areas() {
         assert_eq!(guest.ram().load::<u32>(VMCS + 4), code);
     }
 }
+
+// SDM A.6 and 26.4, 27.4, 27.6: lists of the recommended 512 entries are processed; in longer ones the first
+// entry too many fails.
+#[test]
+fn longest_msr_areas() {
+    /// Room for 513 entries.
+    const AREA: u64 = PAGES + 0x10_0000;
+    const STAR: u64 = 0xc000_0081;
+    let guest = |field, count| {
+        let mut guest = Guest::new(&[0x0f, 0xa2]);
+        for entry in 0..513 {
+            guest.ram().store(AREA + entry * 16, STAR);
+            guest.ram().store(AREA + entry * 16 + 8, entry);
+        }
+        guest
+            .set(vmcs::ENTRY_MSR_LOAD_ADDRESS, AREA)
+            .set(vmcs::EXIT_MSR_STORE_ADDRESS, AREA)
+            .set(vmcs::EXIT_MSR_LOAD_ADDRESS, AREA)
+            .set(field, count);
+        guest.launch(2);
+        guest
+    };
+    let mut loaded = guest(vmcs::ENTRY_MSR_LOAD_COUNT, 512);
+    loaded.expect_exit(R::Cpuid);
+    assert_eq!(loaded.cpu().msrs.star, 511);
+    let failed = guest(vmcs::ENTRY_MSR_LOAD_COUNT, 513);
+    let reason = R::EntryFailureMsrLoading as u32 | ENTRY_FAILURE;
+    assert_eq!(failed.get(vmcs::EXIT_REASON), reason);
+    assert_eq!(failed.get(vmcs::EXIT_QUALIFICATION), 513);
+    for (field, code) in [
+        (vmcs::EXIT_MSR_STORE_COUNT, 1_u32),
+        (vmcs::EXIT_MSR_LOAD_COUNT, 4),
+    ] {
+        guest(field, 512).expect_exit(R::Cpuid);
+        let aborted = guest(field, 513);
+        assert_eq!(aborted.ram().load::<u32>(VMCS + 4), code);
+    }
+}

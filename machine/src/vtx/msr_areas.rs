@@ -12,9 +12,9 @@ use crate::cpu::Cpu;
 const ABORT_SAVING: u32 = 1;
 /// VMX-abort code: loading host MSRs failed.
 const ABORT_LOADING: u32 = 4;
-/// Entries that are processed at most: IA32_VMX_MISC[27:25] is 0, which recommends 512. A longer
-/// list than this is cut, where the manual leaves the behaviour undefined.
-const MOST: u32 = 4096;
+/// Entries that are processed at most, as IA32_VMX_MISC[27:25] of 0 recommends (SDM A.6). What happens to
+/// a longer list the manual leaves undefined; here the first entry too many fails.
+const MOST: u32 = 512;
 
 /// One 16-byte entry (SDM 24.7.2, table 24-11).
 #[derive(Clone, Copy)]
@@ -45,12 +45,13 @@ fn is_x2apic(index: u32) -> bool {
 }
 
 fn load(cpu: &mut Cpu, count: Field32, address: Field64) -> Result<(), u64> {
-    let count = cpu.vmcs(count).min(MOST);
+    let count = cpu.vmcs(count).min(MOST + 1);
     let address = cpu.vmcs(address);
     for number in 0..count {
         let position = u64::from(number) + 1;
         let loadable = entry(cpu, address, number).filter(|entry| {
-            entry.reserved == 0
+            number < MOST
+                && entry.reserved == 0
                 && !matches!(entry.index, msr::IA32_FS_BASE | msr::IA32_GS_BASE)
                 && !is_x2apic(entry.index)
         });
@@ -80,11 +81,11 @@ pub(super) fn load_on_exit(cpu: &mut Cpu) -> Result<(), u32> {
 
 /// Stores the VM-exit list; `Err` is the VMX-abort code.
 pub(super) fn store_on_exit(cpu: &mut Cpu) -> Result<(), u32> {
-    let count = cpu.vmcs(vmcs::EXIT_MSR_STORE_COUNT).min(MOST);
+    let count = cpu.vmcs(vmcs::EXIT_MSR_STORE_COUNT).min(MOST + 1);
     let address = cpu.vmcs(vmcs::EXIT_MSR_STORE_ADDRESS);
     for number in 0..count {
         let storable = entry(cpu, address, number)
-            .filter(|entry| entry.reserved == 0 && !is_x2apic(entry.index));
+            .filter(|entry| number < MOST && entry.reserved == 0 && !is_x2apic(entry.index));
         let Some(entry) = storable else {
             return Err(ABORT_SAVING);
         };
