@@ -214,3 +214,15 @@ fn misc_enable_hides_what_cpuid_says() {
     assert_eq!(cpu.cpuid(0, 0).eax, 2);
     assert_eq!(cpu.cpuid(0x8000_0001, 0).edx & 1 << 20, 0);
 }
+
+// SDM 15.3.1.1, 10.5.1: the local APIC has the LVT entry of CMCI, its seventh, if IA32_MCG_CAP[10] is set.
+#[test]
+fn the_local_apic_has_cmci_as_the_machine_check_capabilities_say() {
+    let mut cpu = kernel(&[]).cpu;
+    let capability = cpu.read_msr(msr::IA32_MCG_CAP).unwrap();
+    let has_cmci = capability >> 10 & 1;
+    let base = cpu.read_msr(msr::IA32_APIC_BASE).unwrap();
+    cpu.write_msr(msr::IA32_APIC_BASE, base | 3 << 10).unwrap();
+    assert_eq!(cpu.read_msr(0x803).unwrap() >> 16 & 0xff, 5 + has_cmci);
+    assert_eq!(cpu.read_msr(0x82f).is_ok(), has_cmci == 1);
+}
