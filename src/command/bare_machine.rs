@@ -73,7 +73,12 @@ pub(super) struct Options {
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
     /// The kernel's command line
-    #[arg(long, default_value = "", value_name = "TEXT")]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
     append: String,
     /// A boot module: a file, and after a space its command line; may be given several times
     #[arg(long = "module", value_name = "FILE[ TEXT]")]

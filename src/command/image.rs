@@ -15,10 +15,20 @@ pub(super) struct Options {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// The hypervisor's command line
-    #[arg(long, default_value = "", value_name = "TEXT")]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
     append: String,
     /// The guest's command line
-    #[arg(long, default_value = "", value_name = "TEXT")]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
     guest_append: String,
 }
 

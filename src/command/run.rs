@@ -19,13 +19,23 @@ pub(super) struct GuestOptions {
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// The guest's command line
-    #[arg(long, default_value = "", value_name = "TEXT")]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
     append: String,
     /// The guest's initial RAM disk
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
     /// Options for the hypervisor's own command line, such as "pi=off vpid=off"
-    #[arg(long, default_value = "", value_name = "TEXT")]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
     hypervisor_append: String,
     /// RAM of the guest in MiB; 64 for the embedded guest and five eighths of the machine's RAM for
     /// another one if absent

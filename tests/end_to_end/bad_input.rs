@@ -145,6 +145,18 @@ fn options_that_the_hypervisor_or_the_guest_does_not_know() {
         &["ipiv"],
     );
     refused(&posthaste(&["run", "--append", "turbo"]), &["turbo"]);
+    // A command line may begin like an option.
+    refused(&posthaste(&["run", "--append", "-turbo"]), &["-turbo"]);
+    for command in ["run", "compare"] {
+        refused(
+            &posthaste(&[command, "--hypervisor-append", "--turbo=on"]),
+            &["--turbo=on"],
+        );
+    }
+    refused(
+        &posthaste(&["machine", "--append", "-x", "--kernel", "/no/such"]),
+        &["/no/such"],
+    );
 }
 
 #[test]
