@@ -6,6 +6,7 @@ use arch::exception as vector;
 
 use super::{
     Cpu,
+    process_context::{PCID, PRESERVE},
     raise::{Exception, Pending, Raised, Source},
     segment::{register, rights},
 };
@@ -54,6 +55,7 @@ impl Cpu {
             | cr4::OSXMMEXCPT
             | cr4::UMIP
             | cr4::FSGSBASE
+            | cr4::PCIDE
             | cr4::SMEP
             | vmx
     }
@@ -82,7 +84,7 @@ impl Cpu {
             } else if self.cr4 & cr4::PAE != 0 && changed & (cr0::PG | cr0::CD | cr0::NW) != 0 {
                 self.load_pdptes(self.cr3)?;
             }
-        } else if changed & cr0::PG != 0 && self.mode_64 {
+        } else if changed & cr0::PG != 0 && (self.mode_64 || self.has_process_contexts()) {
             return Err(self.general_protection(0));
         }
         if changed & value & cr0::PE != 0 {
@@ -92,7 +94,7 @@ impl Cpu {
         self.cr0 = value;
         self.efer = extended;
         if changed & (cr0::PG | cr0::PE | cr0::WP) != 0 {
-            self.tlb.flush();
+            self.flush_translations();
         }
         self.refresh_mode();
         Ok(())
@@ -101,9 +103,17 @@ impl Cpu {
     /// MOV to CR3.
     pub fn write_cr3(&mut self, value: u64) -> Result<(), Raised> {
         if self.ia32e_mode() {
-            // SDM 4.5, table 4-12: bits 63:MAXPHYADDR are reserved.
-            if value & !self.model.physical_mask() != 0 {
+            // SDM 4.5, table 4-12: bits 63:MAXPHYADDR are reserved; bit 63 is not with PCIDs.
+            let mut reserved = !self.model.physical_mask();
+            if self.has_process_contexts() {
+                reserved &= !PRESERVE;
+            }
+            if value & reserved != 0 {
                 return Err(self.general_protection(0));
+            }
+            if self.has_process_contexts() {
+                self.switch_process_context(value);
+                return Ok(());
             }
         } else if self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 {
             self.load_pdptes(value)?;
@@ -119,6 +129,11 @@ impl Cpu {
             return Err(self.general_protection(0));
         }
         let changed = self.cr4 ^ value;
+        // SDM 4.10.1: PCIDs are enabled in IA-32e mode with the current one 0.
+        let enables_pcid = changed & value & cr4::PCIDE != 0;
+        if enables_pcid && (!self.ia32e_mode() || self.cr3 & PCID != 0) {
+            return Err(self.general_protection(0));
+        }
         if self.ia32e_mode() {
             if value & cr4::PAE == 0 {
                 return Err(self.general_protection(0));
@@ -131,8 +146,8 @@ impl Cpu {
             self.load_pdptes(self.cr3)?;
         }
         self.cr4 = value;
-        if changed & (cr4::PAE | cr4::PGE | cr4::PSE | cr4::SMEP) != 0 {
-            self.tlb.flush();
+        if changed & (cr4::PAE | cr4::PGE | cr4::PSE | cr4::PCIDE | cr4::SMEP) != 0 {
+            self.flush_translations();
         }
         self.look_at_events();
         Ok(())
@@ -147,7 +162,7 @@ impl Cpu {
         }
         self.efer = value & !efer::LMA | self.efer & efer::LMA;
         if changed & efer::NXE != 0 {
-            self.tlb.flush();
+            self.flush_translations();
         }
         Ok(())
     }

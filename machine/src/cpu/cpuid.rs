@@ -27,6 +27,7 @@ mod leaf_1_ecx {
     pub(super) const VMX: u32 = 1 << 5;
     pub(super) const SSSE3: u32 = 1 << 9;
     pub(super) const CMPXCHG16B: u32 = 1 << 13;
+    pub(super) const PCID: u32 = 1 << 17;
     pub(super) const SSE4_1: u32 = 1 << 19;
     pub(super) const SSE4_2: u32 = 1 << 20;
     pub(super) const X2APIC: u32 = 1 << 21;
@@ -61,6 +62,27 @@ mod leaf_1_edx {
     pub(super) const SSE2: u32 = 1 << 26;
     /// The package has room for more than one logical processor.
     pub(super) const HTT: u32 = 1 << 28;
+}
+
+/// Leaf 7 EBX.
+mod leaf_7_ebx {
+    pub(super) const FSGSBASE: u32 = 1 << 0;
+    pub(super) const TSC_ADJUST: u32 = 1 << 1;
+    pub(super) const SMEP: u32 = 1 << 7;
+    pub(super) const INVPCID: u32 = 1 << 10;
+    pub(super) const RDSEED: u32 = 1 << 18;
+}
+
+/// Leaf 7 ECX.
+mod leaf_7_ecx {
+    pub(super) const UMIP: u32 = 1 << 2;
+}
+
+/// Leaf 7 EDX.
+mod leaf_7_edx {
+    /// IA32_SPEC_CTRL with IA32_PRED_CMD.
+    pub(super) const SPECULATION_CONTROL: u32 = 1 << 26;
+    pub(super) const ARCHITECTURAL_CAPABILITIES: u32 = 1 << 29;
 }
 
 impl CpuModel {
@@ -113,13 +135,14 @@ impl Cpu {
                 eax: 1 << 2,
                 ..Leaf::default()
             },
-            // FSGSBASE, TSC_ADJUST, SMEP, RDSEED; UMIP; IA32_SPEC_CTRL with IA32_PRED_CMD, and
-            // IA32_ARCH_CAPABILITIES.
             7 if subleaf == 0 => Leaf {
                 eax: 2,
-                ebx: 1 << 0 | 1 << 1 | 1 << 7 | 1 << 18,
-                ecx: 1 << 2,
-                edx: 1 << 26 | 1 << 29,
+                ebx: {
+                    use leaf_7_ebx::*;
+                    FSGSBASE | TSC_ADJUST | SMEP | INVPCID | RDSEED
+                },
+                ecx: leaf_7_ecx::UMIP,
+                edx: leaf_7_edx::SPECULATION_CONTROL | leaf_7_edx::ARCHITECTURAL_CAPABILITIES,
             },
             // IA32_SPEC_CTRL has BHI_DIS_S.
             7 if subleaf == 2 => Leaf {
@@ -153,6 +176,7 @@ impl Cpu {
         let mut ecx = c::SSE3
             | c::SSSE3
             | c::CMPXCHG16B
+            | c::PCID
             | c::SSE4_1
             | c::SSE4_2
             | c::X2APIC

@@ -21,6 +21,7 @@ pub mod model;
 pub mod msr;
 pub mod op;
 pub mod paging;
+pub mod process_context;
 pub mod raise;
 pub mod register;
 pub mod run;

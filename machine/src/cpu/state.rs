@@ -14,6 +14,7 @@ use super::{
     flags::Flags,
     msr::UnknownMsr,
     op::FLAT,
+    process_context::ProcessContexts,
     raise::{Exception, Pending},
     segment::{DescriptorTable, Segment, register, rights},
     tlb::Tlb,
@@ -163,6 +164,8 @@ pub struct Cpu {
     pub pending: Pending,
     /// Translations.
     pub tlb: Tlb,
+    /// Contexts of the translations of other process-context identifiers.
+    pub process_contexts: ProcessContexts,
     /// RAM, for direct access.
     pub ram: Ram,
 
@@ -259,6 +262,7 @@ impl Cpu {
             activity: Activity::Active,
             pending: Pending::Again,
             tlb: Tlb::default(),
+            process_contexts: ProcessContexts::default(),
             ram: platform.ram.clone(),
             ldtr: Segment::unusable(0),
             tr: Segment::unusable(0),
@@ -489,6 +493,7 @@ impl Cpu {
             };
         }
         self.activity = Activity::Active;
+        self.process_contexts.clear();
         self.tlb.flush_all();
         self.refresh_mode();
     }

@@ -92,6 +92,13 @@ pub struct Context {
     large_pages: LargePages,
 }
 
+impl Context {
+    /// Whether a piece of a large page at `linear` may be cached in it.
+    pub fn may_have_large_page(&self, linear: u64) -> bool {
+        self.large_pages.contains(linear)
+    }
+}
+
 impl Default for Tlb {
     fn default() -> Self {
         let array = || {

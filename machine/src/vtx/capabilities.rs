@@ -97,6 +97,7 @@ pub fn secondary(model: &CpuModel) -> Allowed {
         | secondary::WBINVD_EXITING
         | secondary::UNRESTRICTED_GUEST
         | secondary::RDRAND_EXITING
+        | secondary::ENABLE_INVPCID
         | secondary::RDSEED_EXITING;
     if model.virtualization >= Level::ApicVirtualization {
         offered |= secondary::VIRTUALIZE_APIC_ACCESSES

@@ -47,6 +47,7 @@ pub fn enter(cpu: &mut Cpu) -> Result<(), u32> {
         return Ok(());
     }
     let was_nmi_blocked = cpu.nmi_blocked;
+    vpid::before_entry(cpu);
     load_guest_state(cpu, &controls);
     if let Err(entry) = msr_areas::load_on_entry(cpu) {
         cpu.nmi_blocked = was_nmi_blocked;

@@ -395,6 +395,7 @@ fn load_host_state(cpu: &mut Cpu) {
     cpu.inhibit_expires = false;
     cpu.resume_expires = false;
     cpu.refresh_mode();
+    vpid::host_loaded(cpu);
     // SDM 27.5.4 Checking and Loading Host Page-Directory-Pointer-Table Entries
     if !host_64 && cpu.cr4 & cr4::PAE != 0 && cpu.load_pdptes(cpu.cr3).is_err() {
         abort(cpu, ABORT_HOST_PDPTES);

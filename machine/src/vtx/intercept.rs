@@ -92,6 +92,25 @@ pub fn invlpg(cpu: &mut Cpu, linear: u64) -> Result<(), Raised> {
     Ok(())
 }
 
+/// INVPCID without "enable INVPCID" raises #UD (SDM 25.3).
+pub fn check_invpcid_enabled(cpu: &mut Cpu) -> Result<(), Raised> {
+    if cpu.vmx.non_root && !cpu.vmx.controls.secondary(secondary::ENABLE_INVPCID) {
+        return Err(cpu.invalid_opcode());
+    }
+    Ok(())
+}
+
+/// INVPCID, enabled: it exits with "INVLPG exiting" (SDM 25.1.3).
+pub fn invpcid(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    if !cpu.vmx.non_root || !cpu.vmx.controls.primary(primary::INVLPG_EXITING) {
+        return Ok(());
+    }
+    // SDM 27.2.5, table 27-9: as of INVEPT and INVVPID.
+    let operand = information::memory_operand(op) | information::second_register(op.reg);
+    let exit = VmExit::qualified(ExitReason::Invpcid, information::displacement(cpu, op));
+    Err(cpu.vm_exit(exit.with_instruction_information(operand)))
+}
+
 /// RDRAND and RDSEED.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Random {

@@ -4,8 +4,7 @@
 //! is found again by its VPID and EPT pointer. Guests without a VPID start with a fresh one, as VM
 //! entries and exits then invalidate.
 
-use crate::cpu::{Cpu, tlb::Context};
-use arch::control_register::{cr0, cr4, efer};
+use crate::cpu::{Cpu, process_context::Paging, tlb::Context};
 
 /// Contexts kept at most; the oldest goes first.
 const KEPT: usize = 64;
@@ -15,35 +14,16 @@ const KEPT: usize = 64;
 struct Kept {
     vpid: u16,
     ept_pointer: u64,
+    /// A VMM that changes this between entries without INVVPID gets a fresh context.
     paging: Paging,
     context: Context,
-}
-
-/// What else a linear translation depends on. A VMM that changes these between entries without
-/// INVVPID gets a fresh context.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Paging {
-    cr0: u64,
-    cr3: u64,
-    cr4: u64,
-    efer: u64,
-}
-
-impl Paging {
-    fn of(cpu: &Cpu) -> Self {
-        Self {
-            cr0: cpu.cr0 & (cr0::PE | cr0::PG | cr0::WP),
-            cr3: cpu.cr3,
-            cr4: cpu.cr4 & (cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP | cr4::SMAP | cr4::LA57),
-            efer: cpu.efer & (efer::LMA | efer::NXE),
-        }
-    }
 }
 
 /// The contexts of a processor in VMX operation.
 #[derive(Debug, Default)]
 pub struct Translations {
     root: Context,
+    root_paging: Paging,
     guests: Vec<Kept>,
 }
 
@@ -71,11 +51,17 @@ impl Translations {
     }
 }
 
+/// VM entry is about to load the guest's state.
+pub fn before_entry(cpu: &mut Cpu) {
+    cpu.vmx.translations.root_paging = Paging::of(cpu);
+}
+
 /// VM entry has loaded the guest's state: its translations take over.
 pub fn enter(cpu: &mut Cpu) {
     let controls = &cpu.vmx.controls;
     let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
     cpu.alignment_checked = false;
+    cpu.process_contexts.clear();
     if vpid == 0 {
         cpu.tlb.flush();
         return;
@@ -99,6 +85,7 @@ pub fn leave(cpu: &mut Cpu) {
     let controls = &cpu.vmx.controls;
     let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
     cpu.alignment_checked = false;
+    cpu.process_contexts.clear();
     if vpid == 0 {
         cpu.tlb.flush();
         return;
@@ -115,4 +102,12 @@ pub fn leave(cpu: &mut Cpu) {
     }
     translations.guests.push(kept);
     cpu.tlb.resume(translations.root);
+}
+
+/// The host's state is loaded: its translations serve it only if they were made under the same paging,
+/// of the same PCID among the rest.
+pub fn host_loaded(cpu: &mut Cpu) {
+    if Paging::of(cpu) != cpu.vmx.translations.root_paging {
+        cpu.tlb.flush();
+    }
 }

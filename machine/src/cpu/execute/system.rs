@@ -44,6 +44,7 @@ pub(super) fn select(instruction: &Instruction, form: Form, bits: u32) -> Option
         (M::Lmsw, Form::Reg) => load_machine_status::<false>,
         (M::Clts, _) => clear_task_switched,
         (M::Invlpg, Form::Mem) => invalidate_page,
+        (M::Invpcid, Form::RegMem) => invalidate_process_context,
         (M::Invd, _) => invalidate_caches::<true>,
         (M::Wbinvd | M::Wbnoinvd, _) => invalidate_caches::<false>,
         (M::Swapgs, _) => swap_gs,
@@ -71,7 +72,6 @@ pub(super) fn select(instruction: &Instruction, form: Form, bits: u32) -> Option
             | M::Ud0
             | M::Ud1
             | M::Ud2
-            | M::Invpcid
             | M::Rdpid,
             _,
         ) => super::invalid_opcode,
@@ -304,6 +304,15 @@ fn invalidate_page(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     Ok(())
 }
 
+fn invalidate_process_context(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    intercept::check_invpcid_enabled(cpu)?;
+    privileged(cpu)?;
+    intercept::invpcid(cpu, op)?;
+    let kind = operand(cpu, op.reg);
+    let descriptor = cpu.read::<u128>(op)?;
+    cpu.invalidate_process_context(kind, descriptor)
+}
+
 fn invalidate_caches<const INVD: bool>(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     // The machine has no data caches: there is nothing to lose and nothing to write back.
     privileged(cpu)?;
@@ -476,12 +485,5 @@ fn write_msr(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     match msr_bitmap::write(cpu, index, value)? {
         msr_bitmap::Write::Done => Ok(()),
         msr_bitmap::Write::Physical => cpu.write_msr(index, value),
-    }
-}
-
-impl Cpu {
-    /// Drops what the processor caches of the page at `linear` (SDM 4.10.4.1).
-    pub fn invalidate_page(&mut self, linear: u64) {
-        self.tlb.flush_page(linear);
     }
 }
