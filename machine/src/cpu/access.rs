@@ -2,7 +2,11 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use arch::{exception as vector, exit::ExitReason};
+use arch::{
+    control_register::{cr4, rflags},
+    exception as vector,
+    exit::ExitReason,
+};
 
 use super::{
     Cpu,
@@ -18,10 +22,26 @@ impl Cpu {
     /// On whose behalf the current instruction accesses memory.
     #[inline(always)]
     pub fn privilege(&self) -> Privilege {
-        if self.cpl == 3 {
+        self.privilege
+    }
+
+    /// On whose behalf the stack of `cpl` is accessed (SDM 4.6 Access rights: explicit accesses).
+    pub fn stack_privilege(&self, cpl: u8) -> Privilege {
+        if cpl == 3 {
             Privilege::User
+        } else if self.cr4 & cr4::SMAP != 0 && self.system_flags & rflags::AC != 0 {
+            Privilege::SupervisorReachingUser
         } else {
             Privilege::Supervisor
+        }
+    }
+
+    /// CPL, RFLAGS.AC or CR4.SMAP may have changed.
+    pub fn refresh_privilege(&mut self) {
+        let privilege = self.stack_privilege(self.cpl);
+        if privilege != self.privilege {
+            self.privilege = privilege;
+            self.leave_block = true;
         }
     }
 

@@ -57,6 +57,7 @@ impl Cpu {
             | cr4::FSGSBASE
             | cr4::PCIDE
             | cr4::SMEP
+            | cr4::SMAP
             | vmx
     }
 
@@ -146,9 +147,12 @@ impl Cpu {
             self.load_pdptes(self.cr3)?;
         }
         self.cr4 = value;
-        if changed & (cr4::PAE | cr4::PGE | cr4::PSE | cr4::PCIDE | cr4::SMEP) != 0 {
+        const TRANSLATION: u64 =
+            cr4::PAE | cr4::PGE | cr4::PSE | cr4::PCIDE | cr4::SMEP | cr4::SMAP;
+        if changed & TRANSLATION != 0 {
             self.flush_translations();
         }
+        self.refresh_privilege();
         self.look_at_events();
         Ok(())
     }

@@ -71,6 +71,7 @@ mod leaf_7_ebx {
     pub(super) const SMEP: u32 = 1 << 7;
     pub(super) const INVPCID: u32 = 1 << 10;
     pub(super) const RDSEED: u32 = 1 << 18;
+    pub(super) const SMAP: u32 = 1 << 20;
 }
 
 /// Leaf 7 ECX.
@@ -139,7 +140,7 @@ impl Cpu {
                 eax: 2,
                 ebx: {
                     use leaf_7_ebx::*;
-                    FSGSBASE | TSC_ADJUST | SMEP | INVPCID | RDSEED
+                    FSGSBASE | TSC_ADJUST | SMEP | INVPCID | RDSEED | SMAP
                 },
                 ecx: leaf_7_ecx::UMIP,
                 edx: leaf_7_edx::SPECULATION_CONTROL | leaf_7_edx::ARCHITECTURAL_CAPABILITIES,

@@ -10,7 +10,6 @@ use super::{
     register::number::RSP,
     segment::{Segment, register},
     stack_frame::{Item, StackFrame},
-    tlb::Privilege,
 };
 
 /// Flags that delivery through any gate clears (SDM 6.12.1.3 Flag usage).
@@ -120,7 +119,8 @@ impl Cpu {
         let mut frame = if inner {
             let (selector, pointer) = self.inner_stack(handler.cpl)?;
             let ss = self.inner_stack_segment(selector, handler.cpl)?;
-            StackFrame::inner(ss, pointer, (selector & !RPL).into())
+            let privilege = self.stack_privilege(handler.cpl);
+            StackFrame::inner(ss, pointer, privilege, (selector & !RPL).into())
         } else {
             StackFrame::current(self)
         };
@@ -233,11 +233,7 @@ impl Cpu {
         } else {
             StackFrame::current(self).pointer
         };
-        let privilege = if handler.cpl == 3 {
-            Privilege::User
-        } else {
-            Privilege::Supervisor
-        };
+        let privilege = self.stack_privilege(handler.cpl);
         let mut frame = StackFrame::long(top & !15, privilege);
         let ss = self.segments[register::SS as usize];
         let old_cs = self.segments[register::CS as usize].selector;

@@ -46,10 +46,8 @@ impl Place {
 struct Page {
     /// Guest-physical address of the byte.
     physical: u64,
-    /// Writes at this privilege are permitted and the dirty flag is set.
-    write: bool,
-    /// Fetches at this privilege are permitted.
-    execute: bool,
+    /// What is permitted at this privilege; writes only once the dirty flag is set.
+    rights: Permitted,
     /// Bits of the linear address that the page does not translate.
     offset: u64,
 }
@@ -86,12 +84,12 @@ impl Cpu {
             linear,
             frame,
             Permitted {
-                read: cached && host.read,
+                read: cached && page.rights.read && host.read,
                 write: cached
-                    && page.write
+                    && page.rights.write
                     && host.write
                     && !self.platform.code_map.contains(frame),
-                execute: page.execute && host.execute,
+                execute: page.rights.execute && host.execute,
             },
             privilege,
         );
@@ -102,8 +100,11 @@ impl Cpu {
         if self.cr0 & cr0::PG == 0 {
             return Ok(Page {
                 physical: linear,
-                write: true,
-                execute: true,
+                rights: Permitted {
+                    read: true,
+                    write: true,
+                    execute: true,
+                },
                 offset: 0xfff,
             });
         }
@@ -180,12 +181,11 @@ impl Cpu {
                 ));
             }
             let base = entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32;
-            let write = self.check_rights(entry, linear, access, privilege)?;
-            let dirty = self.mark_leaf::<u32>(directory, entry, access, linear)?;
+            let mut rights = self.check_rights(entry, linear, access, privilege)?;
+            rights.write &= self.mark_leaf::<u32>(directory, entry, access, linear)?;
             return Ok(Page {
                 physical: base | linear & 0x3f_ffff,
-                write: write && dirty,
-                execute: true,
+                rights,
                 offset: 0x3f_ffff,
             });
         }
@@ -195,12 +195,11 @@ impl Cpu {
         if last & PRESENT == 0 {
             return Err(self.paging_fault(linear, access, privilege, 0));
         }
-        let write = self.check_rights(entry & last, linear, access, privilege)?;
-        let dirty = self.mark_leaf::<u32>(address, last, access, linear)?;
+        let mut rights = self.check_rights(entry & last, linear, access, privilege)?;
+        rights.write &= self.mark_leaf::<u32>(address, last, access, linear)?;
         Ok(Page {
             physical: last & 0xffff_f000 | linear & 0xfff,
-            write: write && dirty,
-            execute: true,
+            rights,
             offset: 0xfff,
         })
     }
@@ -251,45 +250,49 @@ impl Cpu {
         access: Access,
         privilege: Privilege,
     ) -> Result<Page, Raised> {
-        let write = self.check_rights(combined, linear, access, privilege)?;
-        let dirty = self.mark_leaf::<u64>(address, entry, access, linear)?;
+        let mut rights = self.check_rights(combined, linear, access, privilege)?;
+        rights.write &= self.mark_leaf::<u64>(address, entry, access, linear)?;
         let offset = (1 << shift) - 1;
         Ok(Page {
             physical: entry & self.model.physical_mask() & !offset & !0xfff | linear & offset,
-            write: write && dirty,
-            execute: combined & EXECUTE_DISABLE == 0
-                && (privilege == Privilege::Supervisor || combined & USER != 0)
-                && !(privilege == Privilege::Supervisor
-                    && combined & USER != 0
-                    && self.cr4 & cr4::SMEP != 0),
+            rights,
             offset,
         })
     }
 
-    /// Access rights (SDM 4.6.1); gives whether a write would be permitted.
+    /// Access rights (SDM 4.6.1 Determination of access rights).
     fn check_rights(
         &mut self,
         combined: u64,
         linear: u64,
         access: Access,
         privilege: Privilege,
-    ) -> Result<bool, Raised> {
+    ) -> Result<Permitted, Raised> {
         let user_page = combined & USER != 0;
-        let write = match privilege {
-            Privilege::Supervisor => combined & WRITABLE != 0 || self.cr0 & cr0::WP == 0,
-            Privilege::User => user_page && combined & WRITABLE != 0,
-        };
-        let permitted = match (access, privilege) {
-            (Access::Execute, Privilege::User) => user_page && combined & EXECUTE_DISABLE == 0,
-            (Access::Execute, Privilege::Supervisor) => {
-                combined & EXECUTE_DISABLE == 0 && !(user_page && self.cr4 & cr4::SMEP != 0)
+        let writable = combined & WRITABLE != 0;
+        let executable = combined & EXECUTE_DISABLE == 0;
+        let rights = if privilege == Privilege::User {
+            Permitted {
+                read: user_page,
+                write: user_page && writable,
+                execute: user_page && executable,
             }
-            (Access::Read, Privilege::User) => user_page,
-            (Access::Read, Privilege::Supervisor) => true,
-            (Access::Write, _) => write,
+        } else {
+            let kept_out =
+                user_page && privilege == Privilege::Supervisor && self.cr4 & cr4::SMAP != 0;
+            Permitted {
+                read: !kept_out,
+                write: !kept_out && (writable || self.cr0 & cr0::WP == 0),
+                execute: executable && !(user_page && self.cr4 & cr4::SMEP != 0),
+            }
+        };
+        let permitted = match access {
+            Access::Read => rights.read,
+            Access::Write => rights.write,
+            Access::Execute => rights.execute,
         };
         if permitted {
-            Ok(write)
+            Ok(rights)
         } else {
             Err(self.paging_fault(linear, access, privilege, error::PRESENT))
         }

@@ -95,13 +95,13 @@ impl StackFrame {
     }
 
     /// A stack of a more privileged level outside 64-bit mode.
-    pub fn inner(segment: Segment, pointer: u64, error_code: u32) -> Self {
+    pub fn inner(segment: Segment, pointer: u64, privilege: Privilege, error_code: u32) -> Self {
         let width = Self::width_of(&segment);
         Self {
             segment,
             pointer: Self::wrap(width, pointer),
             width,
-            privilege: Privilege::Supervisor,
+            privilege,
             error_code,
         }
     }

@@ -17,7 +17,7 @@ use super::{
     process_context::ProcessContexts,
     raise::{Exception, Pending},
     segment::{DescriptorTable, Segment, register, rights},
-    tlb::Tlb,
+    tlb::{Privilege, Tlb},
     x87::X87,
 };
 use crate::{
@@ -120,6 +120,8 @@ pub struct Cpu {
     pub mode_64: bool,
     /// Current privilege level.
     pub cpl: u8,
+    /// On whose behalf instructions access memory; follows from CPL, CR4.SMAP and RFLAGS.AC.
+    pub privilege: Privilege,
     /// The block ends after the current instruction.
     pub leave_block: bool,
     /// Instructions are executed one at a time, each followed by a look at events.
@@ -241,6 +243,7 @@ impl Cpu {
             segments: [Segment::unusable(0); 8],
             mode_64: false,
             cpl: 0,
+            privilege: Privilege::Supervisor,
             leave_block: false,
             stepwise: false,
             check_events: true,
@@ -347,6 +350,7 @@ impl Cpu {
             | rflags::ID;
         self.flags = Flags::from_rflags(value);
         self.system_flags = value & DEFINED | rflags::RESERVED_1;
+        self.refresh_privilege();
         self.look_at_events();
     }
 
@@ -424,6 +428,7 @@ impl Cpu {
         } else {
             self.segments[register::SS as usize].privilege()
         };
+        self.refresh_privilege();
         self.look_at_events();
     }
 

@@ -1,6 +1,6 @@
 //! The translation cache: linear page to RAM frame.
 //!
-//! Direct-mapped, one array for supervisor and one for user accesses. A tag is the linear page
+//! Direct-mapped, an array for each kind of supervisor accesses and one for user accesses. A tag is the linear page
 //! address with the current *context* in its low 12 bits; invalidating everything that the
 //! processor may still use is taking a fresh context number.
 
@@ -29,6 +29,8 @@ pub enum Privilege {
     Supervisor,
     /// CPL 3.
     User,
+    /// CPL below 3 with CR4.SMAP and RFLAGS.AC: explicit accesses reach user pages.
+    SupervisorReachingUser,
 }
 
 /// One translation.
@@ -43,7 +45,7 @@ struct Entry {
 
 /// The translation cache of one processor.
 pub struct Tlb {
-    entries: [Box<[Entry; ENTRIES]>; 2],
+    entries: [Box<[Entry; ENTRIES]>; 3],
     context: u64,
     last_context: u64,
     /// Number of times that context numbers began anew.
@@ -112,7 +114,7 @@ impl Default for Tlb {
             )
         };
         Self {
-            entries: [array(), array()],
+            entries: [array(), array(), array()],
             context: 0,
             last_context: 0,
             epoch: 1,
@@ -181,7 +183,8 @@ impl Tlb {
     /// invalidation.
     #[inline(always)]
     pub fn fetch_key(&self, privilege: Privilege) -> u64 {
-        self.invalidations << 13 | self.context << 1 | privilege as u64
+        let user = privilege == Privilege::User;
+        self.invalidations << 13 | self.context << 1 | u64::from(user)
     }
 
     /// Makes every [fetch key](Self::fetch_key) handed out before worthless.

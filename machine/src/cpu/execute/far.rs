@@ -14,7 +14,6 @@ use super::super::{
     segment::{Segment, register, rights},
     stack_frame::{Item, StackFrame},
     task::TaskSwitch,
-    tlb::Privilege,
 };
 
 /// The function that carries out a far transfer.
@@ -239,7 +238,7 @@ fn call_inner_level(cpu: &mut Cpu, gate: &Descriptor, item: Item, cpl: u8) -> Re
     let old_pointer = cpu.registers[RSP];
     if cpu.ia32e_mode() {
         let top = cpu.long_stack(4 + u64::from(cpl) * 8)?;
-        let mut frame = StackFrame::long(top, Privilege::Supervisor);
+        let mut frame = StackFrame::long(top, cpu.stack_privilege(cpl));
         frame.push(cpu, item, old_ss.into())?;
         frame.push(cpu, item, old_pointer)?;
         push_code_pointer(cpu, &mut frame, item)?;
@@ -249,7 +248,8 @@ fn call_inner_level(cpu: &mut Cpu, gate: &Descriptor, item: Item, cpl: u8) -> Re
     }
     let (selector, pointer) = cpu.inner_stack(cpl)?;
     let ss = cpu.inner_stack_segment(selector, cpl)?;
-    let mut frame = StackFrame::inner(ss, pointer, (selector & !RPL).into());
+    let privilege = cpu.stack_privilege(cpl);
+    let mut frame = StackFrame::inner(ss, pointer, privilege, (selector & !RPL).into());
     let mut outer = StackFrame::current(cpu);
     frame.push(cpu, item, old_ss.into())?;
     frame.push(cpu, item, old_pointer)?;

@@ -66,6 +66,19 @@ fn store_ah(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     Ok(())
 }
 
+/// CLAC and STAC (SDM volume 2): #UD above CPL 0.
+fn access_control<K: Change>(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
+    if cpu.cpl != 0 {
+        return Err(cpu.invalid_opcode());
+    }
+    cpu.system_flags &= !rflags::AC;
+    if K::of(false) {
+        cpu.system_flags |= rflags::AC;
+    }
+    cpu.refresh_privilege();
+    Ok(())
+}
+
 /// BOUND: #BR unless the register is between the two words in memory.
 fn bound<T: Integer>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     let offset = cpu.effective_offset(op);
@@ -86,6 +99,8 @@ pub(super) fn select(instruction: &Instruction, _form: Form, _bits: u32) -> Opti
         Mnemonic::Cmc => Some(carry::<Complement>),
         Mnemonic::Cld => Some(direction::<Clear>),
         Mnemonic::Std => Some(direction::<Set>),
+        Mnemonic::Clac => Some(access_control::<Clear>),
+        Mnemonic::Stac => Some(access_control::<Set>),
         Mnemonic::Lahf => Some(load_ah),
         Mnemonic::Sahf => Some(store_ah),
         Mnemonic::Bound => match operand_bits(instruction, 0) {
