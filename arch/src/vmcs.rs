@@ -158,6 +158,8 @@ fields! {
     VMREAD_BITMAP: Field64 = 0x2026;
     /// 2028H: VMWRITE-bitmap address.
     VMWRITE_BITMAP: Field64 = 0x2028;
+    /// 202AH: virtualization-exception information address.
+    VIRTUALIZATION_EXCEPTION_INFORMATION: Field64 = 0x202a;
     /// 202CH: XSS-exiting bitmap.
     XSS_EXITING_BITMAP: Field64 = 0x202c;
     /// 202EH: ENCLS-exiting bitmap.

@@ -132,6 +132,8 @@ pub mod secondary {
     pub const RDSEED_EXITING: u32 = 1 << 16;
     /// Enable PML.
     pub const ENABLE_PML: u32 = 1 << 17;
+    /// EPT-violation #VE.
+    pub const EPT_VIOLATION_EXCEPTION: u32 = 1 << 18;
     /// Enable XSAVES/XRSTORS.
     pub const ENABLE_XSAVES: u32 = 1 << 20;
     /// Mode-based execute control for EPT.
@@ -159,11 +161,18 @@ pub mod secondary {
         (VMCS_SHADOWING, "VMCS shadowing"),
         (RDSEED_EXITING, "RDSEED exiting"),
         (ENABLE_PML, "enable PML"),
+        (EPT_VIOLATION_EXCEPTION, "EPT-violation #VE"),
         (ENABLE_XSAVES, "enable XSAVES/XRSTORS"),
         (MODE_BASED_EXECUTE, "mode-based execute control for EPT"),
         (USE_TSC_SCALING, "use TSC scaling"),
         (ENABLE_USER_WAIT, "enable user wait and pause"),
     ];
+}
+
+/// VM-function controls, a 64-bit field.
+pub mod vm_function {
+    /// EPTP switching.
+    pub const EPTP_SWITCHING: u64 = 1 << 0;
 }
 
 /// Tertiary processor-based VM-execution controls, a 64-bit field.

@@ -82,10 +82,66 @@ fn execution_controls() {
             g.add_primary(1 << 18);
         }),
         ("a secondary control that must be 0", plain, |g| {
-            g.add_secondary(secondary::ENABLE_PML);
+            g.add_secondary(secondary::ENABLE_USER_WAIT);
         }),
         ("a tertiary control that must be 0", full, |g| {
             g.add_tertiary(1);
+        }),
+        ("mode-based execute control without EPT", plain, |g| {
+            g.add_secondary(secondary::MODE_BASED_EXECUTE);
+        }),
+        ("page-modification logging without EPT", plain, |g| {
+            g.add_secondary(secondary::ENABLE_PML);
+        }),
+        ("PML address, alignment", full, |g| {
+            g.add_secondary(secondary::ENABLE_PML);
+            g.set(vmcs::PML_ADDRESS, DATA + 8);
+        }),
+        ("PML address, width", full, |g| {
+            g.add_secondary(secondary::ENABLE_PML);
+            g.set(vmcs::PML_ADDRESS, 1 << 46);
+        }),
+        ("#VE information address, alignment", plain, |g| {
+            g.add_secondary(secondary::EPT_VIOLATION_EXCEPTION);
+            g.set(vmcs::VIRTUALIZATION_EXCEPTION_INFORMATION, DATA + 64);
+        }),
+        ("#VE information address, width", plain, |g| {
+            g.add_secondary(secondary::EPT_VIOLATION_EXCEPTION);
+            g.set(vmcs::VIRTUALIZATION_EXCEPTION_INFORMATION, 1 << 46);
+        }),
+        ("a VM-function control that must be 0", full, |g| {
+            g.add_secondary(secondary::ENABLE_VM_FUNCTIONS);
+            g.set(vmcs::VM_FUNCTION_CONTROLS, 2);
+        }),
+        ("EPTP switching without EPT", plain, |g| {
+            g.add_secondary(secondary::ENABLE_VM_FUNCTIONS);
+            g.set(vmcs::VM_FUNCTION_CONTROLS, 1);
+        }),
+        ("EPTP-list address, alignment", full, |g| {
+            g.add_secondary(secondary::ENABLE_VM_FUNCTIONS);
+            g.set(vmcs::VM_FUNCTION_CONTROLS, 1);
+            g.set(vmcs::EPTP_LIST_ADDRESS, DATA + 0x100);
+        }),
+        ("EPTP-list address, width", full, |g| {
+            g.add_secondary(secondary::ENABLE_VM_FUNCTIONS);
+            g.set(vmcs::VM_FUNCTION_CONTROLS, 1);
+            g.set(vmcs::EPTP_LIST_ADDRESS, 1 << 46);
+        }),
+        ("VMREAD-bitmap address, alignment", plain, |g| {
+            g.add_secondary(secondary::VMCS_SHADOWING);
+            g.set(vmcs::VMREAD_BITMAP, DATA + 1);
+        }),
+        ("VMREAD-bitmap address, width", plain, |g| {
+            g.add_secondary(secondary::VMCS_SHADOWING);
+            g.set(vmcs::VMREAD_BITMAP, 1 << 46);
+        }),
+        ("VMWRITE-bitmap address, alignment", plain, |g| {
+            g.add_secondary(secondary::VMCS_SHADOWING);
+            g.set(vmcs::VMWRITE_BITMAP, DATA + 0x800);
+        }),
+        ("VMWRITE-bitmap address, width", plain, |g| {
+            g.add_secondary(secondary::VMCS_SHADOWING);
+            g.set(vmcs::VMWRITE_BITMAP, 1 << 63);
         }),
         ("the CR3-target count", plain, |g| {
             g.set(vmcs::CR3_TARGET_COUNT, 5);
@@ -251,6 +307,31 @@ fn execution_controls_that_are_legal() {
         ),
         ("the largest PID-pointer table", full, |g| {
             g.set(vmcs::LAST_PID_POINTER_INDEX, 0xffff);
+        }),
+        ("every control of EPT", full, |g| {
+            g.add_secondary(
+                secondary::MODE_BASED_EXECUTE
+                    | secondary::ENABLE_PML
+                    | secondary::EPT_VIOLATION_EXCEPTION
+                    | secondary::ENABLE_VM_FUNCTIONS,
+            );
+            // Mode-based execute control: every entry has bit 10, too.
+            for at in (0..0x4000).step_by(8) {
+                let entry: u64 = g.ram().load(EPT + at);
+                g.ram().store(EPT + at, entry | entry << 8 & 1 << 10);
+            }
+            g.set(vmcs::PML_ADDRESS, DATA);
+            g.set(vmcs::VIRTUALIZATION_EXCEPTION_INFORMATION, DATA + 0x1000);
+            g.set(vmcs::VM_FUNCTION_CONTROLS, 1);
+            g.set(vmcs::EPTP_LIST_ADDRESS, DATA + 0x2000);
+        }),
+        ("VM-function controls that are not enabled", plain, |g| {
+            g.set(vmcs::VM_FUNCTION_CONTROLS, u64::MAX);
+        }),
+        ("VMCS shadowing without a linked VMCS", plain, |g| {
+            g.add_secondary(secondary::VMCS_SHADOWING);
+            g.set(vmcs::VMREAD_BITMAP, DATA);
+            g.set(vmcs::VMWRITE_BITMAP, DATA);
         }),
         ("EPT accessed and dirty flags", full, |g| {
             g.set(vmcs::EPT_POINTER, EPT | 0x5e);

@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use arch::{
     control_register::{cr4, rflags},
     exception as vector,
-    exit::ExitReason,
 };
 
 use super::{
     Cpu,
     op::{self, Op},
     paging::Place,
-    raise::{Pending, Raised},
+    raise::Raised,
     segment::{register, rights},
     tlb::{Access, Privilege},
 };
@@ -391,11 +390,8 @@ impl Cpu {
     /// write (SDM 27.2.1, table 27-7).
     fn translate_to_modify(&mut self, linear: u64) -> Result<Place, Raised> {
         let place = self.translate(linear, Access::Write, self.privilege());
-        if place.is_err()
-            && let Pending::VmExit(exit) = &mut self.pending
-            && exit.reason == ExitReason::EptViolation
-        {
-            exit.qualification |= 1;
+        if place.is_err() {
+            crate::vtx::ept::note_read(self);
         }
         place
     }

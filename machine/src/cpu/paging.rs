@@ -9,7 +9,7 @@ use super::{
     raise::Raised,
     tlb::{Access, Permitted, Privilege},
 };
-use crate::vtx::{self, GuestPhysicalAccess};
+use crate::vtx::{self, GuestPhysicalAccess, LinearMode};
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
@@ -48,8 +48,19 @@ struct Page {
     physical: u64,
     /// What is permitted at this privilege; writes only once the dirty flag is set.
     rights: Permitted,
+    /// Whether it is a user page.
+    mode: LinearMode,
     /// Bits of the linear address that the page does not translate.
     offset: u64,
+}
+
+/// What combined U/S flags make a page.
+const fn mode_of(combined: u64) -> LinearMode {
+    if combined & USER != 0 {
+        LinearMode::User
+    } else {
+        LinearMode::Supervisor
+    }
 }
 
 impl Cpu {
@@ -66,7 +77,10 @@ impl Cpu {
             self,
             page.physical,
             access,
-            GuestPhysicalAccess::Operand { linear },
+            GuestPhysicalAccess::Operand {
+                linear,
+                mode: page.mode,
+            },
         )?;
         if let Some(place) = vtx::apic_access_page(self, host.physical) {
             return Ok(place);
@@ -105,6 +119,7 @@ impl Cpu {
                     write: true,
                     execute: true,
                 },
+                mode: LinearMode::User,
                 offset: 0xfff,
             });
         }
@@ -186,6 +201,7 @@ impl Cpu {
             return Ok(Page {
                 physical: base | linear & 0x3f_ffff,
                 rights,
+                mode: mode_of(entry),
                 offset: 0x3f_ffff,
             });
         }
@@ -200,6 +216,7 @@ impl Cpu {
         Ok(Page {
             physical: last & 0xffff_f000 | linear & 0xfff,
             rights,
+            mode: mode_of(entry & last),
             offset: 0xfff,
         })
     }
@@ -256,6 +273,7 @@ impl Cpu {
         Ok(Page {
             physical: entry & self.model.physical_mask() & !offset & !0xfff | linear & offset,
             rights,
+            mode: mode_of(combined),
             offset,
         })
     }

@@ -11,7 +11,7 @@ use arch::{
     },
 };
 
-use super::vmcs;
+use super::{vm_functions, vmcs};
 use crate::cpu::{Cpu, CpuModel, model::VirtualizationLevel as Level};
 
 /// The settings that one 32-bit control field may have.
@@ -98,6 +98,13 @@ pub fn secondary(model: &CpuModel) -> Allowed {
         | secondary::UNRESTRICTED_GUEST
         | secondary::RDRAND_EXITING
         | secondary::ENABLE_INVPCID
+        | secondary::PAUSE_LOOP_EXITING
+        | secondary::ENABLE_VM_FUNCTIONS
+        | secondary::VMCS_SHADOWING
+        | secondary::ENABLE_PML
+        | secondary::EPT_VIOLATION_EXCEPTION
+        | secondary::MODE_BASED_EXECUTE
+        | secondary::USE_TSC_SCALING
         | secondary::RDSEED_EXITING;
     if model.virtualization >= Level::ApicVirtualization {
         offered |= secondary::VIRTUALIZE_APIC_ACCESSES
@@ -205,6 +212,7 @@ pub fn capability(cpu: &Cpu, address: u32) -> Option<u64> {
         msr::IA32_VMX_TRUE_PROCBASED_CTLS => true_(primary(model)),
         msr::IA32_VMX_TRUE_EXIT_CTLS => true_(exit_controls(model)),
         msr::IA32_VMX_TRUE_ENTRY_CTLS => true_(entry_controls(model)),
+        msr::IA32_VMX_VMFUNC => vm_functions::OFFERED,
         msr::IA32_VMX_PROCBASED_CTLS3
             if primary(model).may_be_1 & primary::ACTIVATE_TERTIARY_CONTROLS != 0 =>
         {

@@ -11,6 +11,9 @@ use arch::{
 use super::vmcs::Field;
 use crate::memory::Ram;
 
+/// The TSC multiplier that changes nothing: 48 of its bits are a fraction.
+const TSC_MULTIPLIER_OF_1: u64 = 1 << 48;
+
 /// Control fields (SDM 24.6, 24.7, 24.8), and what follows from them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Controls {
@@ -38,6 +41,12 @@ pub struct Controls {
     pub msr_bitmap: u64,
     /// TSC offset, 0 if it is not used.
     pub tsc_offset: u64,
+    /// TSC multiplier, that of 1 if it is not used.
+    pub tsc_multiplier: u64,
+    /// PLE gap.
+    pub pause_gap: u32,
+    /// PLE window.
+    pub pause_window: u32,
     /// CR0 guest/host mask and read shadow.
     pub cr0_mask: u64,
     /// CR0 read shadow.
@@ -70,6 +79,20 @@ pub struct Controls {
     pub ept_pointer: u64,
     /// Virtual-processor identifier; 0 if VPIDs are not used.
     pub vpid: u16,
+    /// PML address.
+    pub modification_log: u64,
+    /// VM-function controls; 0 if VM functions are not enabled.
+    pub vm_functions: u64,
+    /// EPTP-list address.
+    pub eptp_list: u64,
+    /// Virtualization-exception information address.
+    pub virtualization_exception: u64,
+    /// VMREAD-bitmap address.
+    pub vmread_bitmap: u64,
+    /// VMWRITE-bitmap address.
+    pub vmwrite_bitmap: u64,
+    /// VMCS link pointer.
+    pub link_pointer: u64,
 }
 
 impl Controls {
@@ -94,6 +117,9 @@ impl Controls {
             io_bitmaps: [get64(vmcs::IO_BITMAP_A), get64(vmcs::IO_BITMAP_B)],
             msr_bitmap: get64(vmcs::MSR_BITMAP),
             tsc_offset: 0,
+            tsc_multiplier: TSC_MULTIPLIER_OF_1,
+            pause_gap: get32(vmcs::PLE_GAP),
+            pause_window: get32(vmcs::PLE_WINDOW),
             cr0_mask: natural(vmcs::CR0_GUEST_HOST_MASK),
             cr0_shadow: natural(vmcs::CR0_READ_SHADOW),
             cr4_mask: natural(vmcs::CR4_GUEST_HOST_MASK),
@@ -120,6 +146,13 @@ impl Controls {
             last_pid_pointer_index: get16(vmcs::LAST_PID_POINTER_INDEX),
             ept_pointer: 0,
             vpid: 0,
+            modification_log: get64(vmcs::PML_ADDRESS),
+            vm_functions: 0,
+            eptp_list: get64(vmcs::EPTP_LIST_ADDRESS),
+            virtualization_exception: get64(vmcs::VIRTUALIZATION_EXCEPTION_INFORMATION),
+            vmread_bitmap: get64(vmcs::VMREAD_BITMAP),
+            vmwrite_bitmap: get64(vmcs::VMWRITE_BITMAP),
+            link_pointer: get64(vmcs::VMCS_LINK_POINTER),
         };
         if primary & primary::ACTIVATE_SECONDARY_CONTROLS != 0 {
             controls.secondary = get32(vmcs::SECONDARY_PROCESSOR_BASED_CONTROLS);
@@ -129,12 +162,19 @@ impl Controls {
         }
         if primary & primary::USE_TSC_OFFSETTING != 0 {
             controls.tsc_offset = get64(vmcs::TSC_OFFSET);
+            // SDM 24.6.5: the multiplier works only together with the offset.
+            if controls.secondary(secondary::USE_TSC_SCALING) {
+                controls.tsc_multiplier = get64(vmcs::TSC_MULTIPLIER);
+            }
         }
         if controls.secondary & secondary::ENABLE_EPT != 0 {
             controls.ept_pointer = get64(vmcs::EPT_POINTER);
         }
         if controls.secondary & secondary::ENABLE_VPID != 0 {
             controls.vpid = get16(vmcs::VIRTUAL_PROCESSOR_IDENTIFIER);
+        }
+        if controls.secondary(secondary::ENABLE_VM_FUNCTIONS) {
+            controls.vm_functions = get64(vmcs::VM_FUNCTION_CONTROLS);
         }
         controls
     }
@@ -212,6 +252,29 @@ impl Controls {
     /// Unrestricted guest.
     pub const fn unrestricted_guest(&self) -> bool {
         self.secondary(secondary::UNRESTRICTED_GUEST)
+    }
+
+    /// Mode-based execute control for EPT.
+    pub const fn mode_based_execute(&self) -> bool {
+        self.secondary(secondary::MODE_BASED_EXECUTE)
+    }
+
+    /// EPT-violation #VE.
+    pub const fn ept_violation_exception(&self) -> bool {
+        self.secondary(secondary::EPT_VIOLATION_EXCEPTION)
+    }
+
+    /// VMCS shadowing.
+    pub const fn vmcs_shadowing(&self) -> bool {
+        self.secondary(secondary::VMCS_SHADOWING)
+    }
+
+    /// The guest's time-stamp counter where the processor's is `counter` (SDM 25.3; 24.6.5 Time-Stamp
+    /// Counter Offset and Multiplier).
+    pub const fn guest_time(&self, counter: u64) -> u64 {
+        let product = counter as u128 * self.tsc_multiplier as u128;
+        let scaled = (product >> 48) as u64;
+        scaled.wrapping_add(self.tsc_offset)
     }
 
     /// Enable EPT.

@@ -13,7 +13,7 @@ use super::{
     controls::Controls,
     entry_checks::{self, Violation, guest_state::interruptibility},
     exit::{self, SEGMENTS},
-    msr_areas, preemption_timer,
+    msr_areas, pause_loop, preemption_timer,
     vmcs::{LaunchState, set_launch_state},
     vpid,
 };
@@ -67,6 +67,7 @@ pub fn enter(cpu: &mut Cpu) -> Result<(), u32> {
     cpu.counters.entries += 1;
     cpu.trace(Event::Entry { rip: cpu.rip() });
     preemption_timer::start(cpu);
+    pause_loop::forget(cpu);
     apic_virtualization::after_entry(cpu);
     inject(cpu);
     // SDM 26.5.2 (25.5.2): the monitor trap flag is looked at after the next instruction.

@@ -1,13 +1,27 @@
 //! Extended page tables (SDM 28.3 The extended page-table mechanism).
 
+use std::sync::atomic::Ordering;
+
 use arch::exit::ExitReason;
 
-use super::{GuestPhysicalAccess, VmExit, apic_access::paging_structure_exit, apic_access_page};
-use crate::cpu::{Cpu, paging::Place, raise::Raised, tlb::Access};
+use super::{
+    GuestPhysicalAccess, LinearMode, VmExit, apic_access::paging_structure_exit, apic_access_page,
+    modification_log, virtualization_exception,
+};
+use crate::cpu::{
+    Cpu,
+    paging::Place,
+    raise::{Pending, Raised},
+    tlb::Access,
+};
 
 const READ: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
 const EXECUTE: u64 = 1 << 2;
+/// Execute access for user-mode linear addresses, with mode-based execute control.
+const EXECUTE_USER: u64 = 1 << 10;
+/// All of them.
+const RIGHTS: u64 = READ | WRITE | EXECUTE | EXECUTE_USER;
 const LARGE: u64 = 1 << 7;
 const ACCESSED: u64 = 1 << 8;
 const DIRTY: u64 = 1 << 9;
@@ -111,14 +125,20 @@ fn translate_by_ept(
         Access::Write if structure => READ | WRITE,
         Access::Read => READ,
         Access::Write => WRITE,
-        Access::Execute => EXECUTE,
+        Access::Execute => execute_right(cpu, purpose),
     };
     let cached = *cpu.vmx.ept_cache.slot(guest_physical);
     if cached.tag == guest_physical & !0xfff | 1
         && cached.ept_pointer == ept_pointer
         && cached.permitted & needed == needed
     {
-        return Ok(found(cached.frame, guest_physical, cached.permitted));
+        return Ok(found(
+            cpu,
+            cached.frame,
+            guest_physical,
+            cached.permitted,
+            purpose,
+        ));
     }
     let (frame, permitted) = walk(cpu, guest_physical, needed, purpose)?;
     if structure && let Some(Place::ApicAccess(_)) = apic_access_page(cpu, frame) {
@@ -130,15 +150,39 @@ fn translate_by_ept(
         frame,
         permitted,
     };
-    Ok(found(frame, guest_physical, permitted))
+    Ok(found(cpu, frame, guest_physical, permitted, purpose))
 }
 
-fn found(frame: u64, guest_physical: u64, permitted: u64) -> HostPhysical {
+/// Whether VM entry accepts an EPT pointer (SDM 26.2.1.1), whose page walks have four levels.
+pub fn is_pointer(cpu: &Cpu, value: u64) -> bool {
+    matches!(value & 7, 0 | 6)
+        && value >> 3 & 7 == 3
+        && value & (0xf80 | !cpu.model.physical_mask()) == 0
+}
+
+/// The right that a fetch needs (SDM 28.3.3.2).
+fn execute_right(cpu: &Cpu, purpose: GuestPhysicalAccess) -> u64 {
+    match purpose {
+        GuestPhysicalAccess::Operand {
+            mode: LinearMode::User,
+            ..
+        } if cpu.vmx.controls.mode_based_execute() => EXECUTE_USER,
+        _ => EXECUTE,
+    }
+}
+
+fn found(
+    cpu: &Cpu,
+    frame: u64,
+    guest_physical: u64,
+    permitted: u64,
+    purpose: GuestPhysicalAccess,
+) -> HostPhysical {
     HostPhysical {
         physical: frame | guest_physical & 0xfff,
         read: permitted & READ != 0,
         write: permitted & WRITE != 0,
-        execute: permitted & EXECUTE != 0,
+        execute: permitted & execute_right(cpu, purpose) != 0,
     }
 }
 
@@ -154,10 +198,21 @@ fn walk(
     let flags_in_use = ept_pointer & ACCESSED_DIRTY != 0;
     // SDM 28.3.2: guest-physical addresses beyond 48 bits cannot be translated by four levels.
     if guest_physical >> 48 != 0 {
-        return Err(violation(cpu, guest_physical, needed, 0, purpose));
+        let found = Prevented {
+            guest_physical,
+            needed,
+            permitted: 0,
+            entry: SUPPRESS_EXCEPTION,
+        };
+        return Err(violation(cpu, found, purpose));
     }
     let mut table = ept_pointer & ADDRESS;
-    let mut combined = READ | WRITE | EXECUTE;
+    let present = if cpu.vmx.controls.mode_based_execute() {
+        RIGHTS
+    } else {
+        RIGHTS & !EXECUTE_USER
+    };
+    let mut combined = RIGHTS;
     let mut places = [0; 4];
     let mut depth = 0;
     let mut shift = 39;
@@ -166,8 +221,14 @@ fn walk(
         // No RAM there: the bus reads as ones, which is a misconfiguration.
         let place = cpu.ram.offset(address);
         let entry: u64 = place.map_or(u64::MAX, |place| cpu.ram.load(place));
-        if entry & 7 == 0 {
-            return Err(violation(cpu, guest_physical, needed, 0, purpose));
+        if entry & present == 0 {
+            let found = Prevented {
+                guest_physical,
+                needed,
+                permitted: 0,
+                entry,
+            };
+            return Err(violation(cpu, found, purpose));
         }
         let leaf = shift == 12 || shift < 39 && entry & LARGE != 0;
         if misconfigured(cpu, entry, leaf, shift) {
@@ -184,11 +245,17 @@ fn walk(
             continue;
         }
         if combined & needed != needed {
-            return Err(violation(cpu, guest_physical, needed, combined, purpose));
+            let found = Prevented {
+                guest_physical,
+                needed,
+                permitted: combined & present,
+                entry,
+            };
+            return Err(violation(cpu, found, purpose));
         }
-        let mut permitted = combined & 7;
+        let mut permitted = combined & RIGHTS;
         if flags_in_use {
-            let dirty = mark(cpu, &places[..=depth], needed & WRITE != 0);
+            let dirty = mark(cpu, guest_physical, &places[..=depth], needed & WRITE != 0)?;
             if !dirty {
                 permitted &= !WRITE;
             }
@@ -200,25 +267,35 @@ fn walk(
 }
 
 /// Sets accessed flags on the way and the dirty flag at the end (SDM 28.3.5); gives whether the
-/// latter is set.
-fn mark(cpu: &Cpu, places: &[u64], write: bool) -> bool {
-    let mut dirty = false;
-    for (i, place) in places.iter().enumerate() {
-        let last = i + 1 == places.len();
-        let bits = if last && write {
+/// latter is set. A dirty flag that becomes 1 is logged (SDM 28.3.6).
+fn mark(cpu: &mut Cpu, guest_physical: u64, places: &[u64], write: bool) -> Result<bool, Raised> {
+    let last = places.len().saturating_sub(1);
+    let wanted = |i| {
+        if i == last && write {
             ACCESSED | DIRTY
         } else {
             ACCESSED
-        };
+        }
+    };
+    let mut missing = false;
+    let mut old = 0;
+    for (i, place) in places.iter().enumerate() {
+        old = cpu.ram.load::<u64>(*place);
+        missing |= old & wanted(i) != wanted(i);
+    }
+    if !missing {
+        return Ok(old & DIRTY != 0);
+    }
+    modification_log::require_room(cpu)?;
+    for (i, place) in places.iter().enumerate() {
         if let Some(entry) = cpu.ram.atomic_u64(*place) {
-            let mut value = entry.load(std::sync::atomic::Ordering::SeqCst);
-            if value & bits != bits {
-                value = entry.fetch_or(bits, std::sync::atomic::Ordering::SeqCst) | bits;
-            }
-            dirty = last && value & DIRTY != 0;
+            old = entry.fetch_or(wanted(i), Ordering::SeqCst);
         }
     }
-    dirty
+    if write && old & DIRTY == 0 {
+        modification_log::record(cpu, guest_physical);
+    }
+    Ok(write || old & DIRTY != 0)
 }
 
 // SDM 28.3.3.1 EPT Misconfigurations
@@ -240,9 +317,21 @@ fn misconfigured(cpu: &Cpu, entry: u64, leaf: bool, shift: u32) -> bool {
     entry & reserved != 0
 }
 
+/// An access that the tables do not permit.
+struct Prevented {
+    guest_physical: u64,
+    needed: u64,
+    permitted: u64,
+    /// The entry that is not present, or that maps the page.
+    entry: u64,
+}
+
+/// Bit 63 of such an entry: the violation does not become a virtualization exception.
+const SUPPRESS_EXCEPTION: u64 = 1 << 63;
+
 fn linear_of(purpose: GuestPhysicalAccess) -> (u64, u64) {
     match purpose {
-        GuestPhysicalAccess::Operand { linear } => (linear, 1 << 7 | 1 << 8),
+        GuestPhysicalAccess::Operand { linear, .. } => (linear, 1 << 7 | 1 << 8),
         GuestPhysicalAccess::PagingStructure { linear } => (linear, 1 << 7),
         GuestPhysicalAccess::PageDirectoryPointers => (0, 0),
     }
@@ -250,20 +339,42 @@ fn linear_of(purpose: GuestPhysicalAccess) -> (u64, u64) {
 
 // SDM 28.3.3.2 EPT Violations; 27.2.1, table 27-7 Exit Qualification for EPT Violations
 #[cold]
-fn violation(
-    cpu: &mut Cpu,
-    guest_physical: u64,
-    needed: u64,
-    permitted: u64,
-    purpose: GuestPhysicalAccess,
-) -> Raised {
+fn violation(cpu: &mut Cpu, prevented: Prevented, purpose: GuestPhysicalAccess) -> Raised {
     let (linear, validity) = linear_of(purpose);
+    let Prevented {
+        guest_physical,
+        needed,
+        permitted,
+        entry,
+    } = prevented;
+    // Bit 6 is what bit 10 of the entries says.
+    let rights = (permitted & 7) << 3 | (permitted & EXECUTE_USER) >> 4;
+    let access = needed & 7 | (needed & EXECUTE_USER) >> 8;
+    let qualification = access | rights | validity;
     cpu.vmx.guest_linear = linear;
     cpu.vmx.guest_physical = guest_physical;
-    cpu.vm_exit(VmExit::qualified(
-        ExitReason::EptViolation,
-        needed | (permitted & 7) << 3 | validity,
-    ))
+    if entry & SUPPRESS_EXCEPTION == 0
+        && let Some(raised) = virtualization_exception::convert(cpu, qualification)
+    {
+        return raised;
+    }
+    cpu.vm_exit(VmExit::qualified(ExitReason::EptViolation, qualification))
+}
+
+/// The access that violated EPT was one of a read-modify-write, which has tried to read, too (SDM
+/// 27.2.1, table 27-7).
+#[cold]
+pub fn note_read(cpu: &mut Cpu) {
+    match &mut cpu.pending {
+        Pending::VmExit(exit) if exit.reason == ExitReason::EptViolation => {
+            exit.qualification |= READ;
+        }
+        Pending::Exception(exception) => {
+            let vector = exception.vector;
+            virtualization_exception::note_read(cpu, vector);
+        }
+        _ => {}
+    }
 }
 
 #[cold]

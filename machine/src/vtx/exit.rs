@@ -73,7 +73,7 @@ fn with_nmi_unblocking(cpu: &Cpu, exit: VmExit) -> VmExit {
             let (information, error_code) = exit.interruption;
             exit.with_interruption(information | UNBLOCKED, error_code)
         }
-        ExitReason::EptViolation => VmExit {
+        ExitReason::EptViolation | ExitReason::PageModificationLogFull => VmExit {
             qualification: exit.qualification | u64::from(UNBLOCKED),
             ..exit
         },
@@ -152,7 +152,10 @@ fn saved_rflags(cpu: &Cpu, exit: &VmExit) -> u64 {
             information.interruption_type() == InterruptionType::HardwareException
                 && information.vector() != exception::DEBUG
         }
-        ExitReason::EptViolation | ExitReason::EptMisconfiguration | ExitReason::ApicAccess => {
+        ExitReason::EptViolation
+        | ExitReason::EptMisconfiguration
+        | ExitReason::PageModificationLogFull
+        | ExitReason::ApicAccess => {
             match cpu.delivering {
                 // During delivery: what would have been pushed.
                 Some(event) => event.source == Source::Fault,

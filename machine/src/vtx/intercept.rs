@@ -34,8 +34,6 @@ pub enum Instruction {
     Mwait,
     /// MONITOR.
     Monitor,
-    /// PAUSE.
-    Pause,
     /// WBINVD and WBNOINVD.
     Wbinvd,
     /// RSM, always.
@@ -66,7 +64,6 @@ fn check_in_guest(cpu: &mut Cpu, instruction: Instruction) -> Result<(), Raised>
         Instruction::Rdtscp => (ExitReason::Rdtscp, c.primary(primary::RDTSC_EXITING)),
         Instruction::Mwait => (ExitReason::Mwait, c.primary(primary::MWAIT_EXITING)),
         Instruction::Monitor => (ExitReason::Monitor, c.primary(primary::MONITOR_EXITING)),
-        Instruction::Pause => (ExitReason::Pause, c.primary(primary::PAUSE_EXITING)),
         Instruction::Wbinvd => (ExitReason::Wbinvd, c.secondary(secondary::WBINVD_EXITING)),
     };
     if exits {
@@ -257,12 +254,12 @@ pub fn task_switch(cpu: &mut Cpu, selector: u16, source: TaskSwitch) -> Result<(
     )))
 }
 
-/// The time-stamp counter that RDTSC, RDTSCP and RDMSR read (SDM 24.6.5 Time-stamp counter offset).
+/// The time-stamp counter that RDTSC and RDTSCP read.
 #[inline]
 pub fn time_stamp_counter(cpu: &Cpu) -> u64 {
     let counter = cpu.time_stamp_counter();
     if cpu.vmx.non_root {
-        counter.wrapping_add(cpu.vmx.controls.tsc_offset)
+        cpu.vmx.controls.guest_time(counter)
     } else {
         counter
     }

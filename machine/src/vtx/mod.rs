@@ -15,11 +15,16 @@ pub mod instruction_information;
 pub mod intercept;
 pub mod io_bitmap;
 pub mod ipi_virtualization;
+pub mod modification_log;
 pub mod msr_areas;
 pub mod msr_bitmap;
+pub mod pause_loop;
 pub mod posted_interrupts;
 pub mod preemption_timer;
+pub mod virtualization_exception;
+pub mod vm_functions;
 pub mod vmcs;
+pub mod vmcs_shadowing;
 pub mod vpid;
 
 use arch::exit::ExitReason;
@@ -84,6 +89,8 @@ pub enum GuestPhysicalAccess {
     Operand {
         /// That address.
         linear: u64,
+        /// What paging makes of it.
+        mode: LinearMode,
     },
     /// A paging-structure entry, on the way to translating `linear`.
     PagingStructure {
@@ -92,6 +99,15 @@ pub enum GuestPhysicalAccess {
     },
     /// PDPTEs being loaded by MOV to CR; there is no linear address.
     PageDirectoryPointers,
+}
+
+/// What paging maps a linear address as (SDM 28.3.3.2 EPT Violations, on instruction fetches).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinearMode {
+    /// A supervisor-mode address: a U/S flag on the way is 0.
+    Supervisor,
+    /// A user-mode address, which every address is without paging.
+    User,
 }
 
 /// What happens right after an instruction, before any event.
@@ -151,6 +167,8 @@ pub struct Vmx {
     pub virtual_interrupts: apic_virtualization::VirtualInterrupts,
     /// The VMX-preemption timer.
     pub preemption_timer: preemption_timer::PreemptionTimer,
+    /// PAUSE-loop exiting.
+    pub pause_loop: pause_loop::PauseLoop,
     /// Instruction count at VM entry.
     pub entry_instructions: u64,
     /// The rule that made the last VM entry fail.
@@ -182,6 +200,7 @@ impl Default for Vmx {
             single_step_in_root: false,
             virtual_interrupts: apic_virtualization::VirtualInterrupts::default(),
             preemption_timer: preemption_timer::PreemptionTimer::default(),
+            pause_loop: pause_loop::PauseLoop::default(),
             entry_instructions: 0,
             last_violation: None,
         }

@@ -51,10 +51,8 @@ pub fn read(cpu: &mut Cpu, index: u32) -> Result<Option<u64>, Raised> {
         return Ok(Some(cpu.virtual_apic_page().read_bytes(offset, 8)));
     }
     if index == msr::IA32_TIME_STAMP_COUNTER {
-        // SDM 25.3: RDMSR of the time-stamp counter adds the TSC offset.
-        return Ok(Some(
-            cpu.time_stamp_counter().wrapping_add(controls.tsc_offset),
-        ));
+        // SDM 25.3: RDMSR of the time-stamp counter scales and adds the TSC offset.
+        return Ok(Some(controls.guest_time(cpu.time_stamp_counter())));
     }
     Ok(None)
 }

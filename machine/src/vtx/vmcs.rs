@@ -105,10 +105,8 @@ impl Component {
 /// (SDM appendix B, the notes of its tables).
 fn exists(encoding: u32, model: &CpuModel) -> bool {
     let least = match encoding {
-        // EPTP switching, HLAT, PML, VM functions, VMCS shadowing, XSS exiting, ENCLS exiting,
-        // TSC scaling, IA32_PERF_GLOBAL_CTRL, PAUSE-loop exiting: controls that are not offered.
-        0x0004 | 0x0006 | 0x0812 | 0x200e | 0x2018 | 0x2024 | 0x2026 | 0x2028 | 0x202c | 0x202e
-        | 0x2032 | 0x2808 | 0x2c04 | 0x4020 | 0x4022 => return false,
+        // HLAT, XSS exiting, ENCLS exiting, IA32_PERF_GLOBAL_CTRL: controls that are not offered.
+        0x0006 | 0x202c | 0x202e | 0x2808 | 0x2c04 => return false,
         // TPR shadow, virtualized APIC accesses, virtual-interrupt delivery.
         0x0810 | 0x2012 | 0x2014 | 0x201c | 0x201e | 0x2020 | 0x2022 | 0x401c => {
             VirtualizationLevel::ApicVirtualization
@@ -199,6 +197,9 @@ pub fn set_launch_state(ram: &Ram, region: u64, state: LaunchState) {
     ram.store(region + LAUNCH_STATE_OFFSET, state as u32);
 }
 
+/// Bit 31 of the first word of a region: it is that of a shadow VMCS.
+pub const SHADOW: u32 = 1 << 31;
+
 /// The first word of a region: revision identifier and shadow-VMCS indicator.
 pub fn revision_word(ram: &Ram, region: u64) -> u32 {
     ram.load(region + REVISION_OFFSET)
@@ -252,7 +253,7 @@ mod tests {
             0x8000,
             0x1000,
             0x1_0000_0000,
-            0x2024,
+            0x202e,
             u64::MAX,
         ] {
             assert_eq!(Component::decode(encoding, &model), None, "{encoding:#x}");

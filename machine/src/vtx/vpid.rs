@@ -58,16 +58,40 @@ pub fn before_entry(cpu: &mut Cpu) {
 
 /// VM entry has loaded the guest's state: its translations take over.
 pub fn enter(cpu: &mut Cpu) {
-    let controls = &cpu.vmx.controls;
-    let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
+    if cpu.vmx.controls.vpid != 0 {
+        cpu.vmx.translations.root = cpu.tlb.context();
+    }
+    find(cpu);
+}
+
+/// A VM exit has saved the guest's state and not yet loaded the host's.
+pub fn leave(cpu: &mut Cpu) {
+    keep(cpu);
+    if cpu.vmx.controls.vpid == 0 {
+        cpu.tlb.flush();
+    } else {
+        cpu.tlb.resume(cpu.vmx.translations.root);
+    }
+}
+
+/// The guest goes on with another EPT.
+pub fn switch_ept(cpu: &mut Cpu, ept_pointer: u64) {
+    keep(cpu);
+    cpu.vmx.controls.ept_pointer = ept_pointer;
+    find(cpu);
+}
+
+/// Makes the translations of the guest in force current: those that were kept, if there are any.
+fn find(cpu: &mut Cpu) {
     cpu.alignment_checked = false;
     cpu.process_contexts.clear();
+    let controls = &cpu.vmx.controls;
+    let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
     if vpid == 0 {
         cpu.tlb.flush();
         return;
     }
     let paging = Paging::of(cpu);
-    cpu.vmx.translations.root = cpu.tlb.context();
     let guests = &mut cpu.vmx.translations.guests;
     let known = guests
         .iter()
@@ -80,14 +104,13 @@ pub fn enter(cpu: &mut Cpu) {
     cpu.refresh_data_breakpoints();
 }
 
-/// A VM exit has saved the guest's state and not yet loaded the host's.
-pub fn leave(cpu: &mut Cpu) {
-    let controls = &cpu.vmx.controls;
-    let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
+/// Keeps the translations of the guest in force for its next time, if it has a VPID.
+fn keep(cpu: &mut Cpu) {
     cpu.alignment_checked = false;
     cpu.process_contexts.clear();
+    let controls = &cpu.vmx.controls;
+    let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
     if vpid == 0 {
-        cpu.tlb.flush();
         return;
     }
     let kept = Kept {
@@ -96,12 +119,11 @@ pub fn leave(cpu: &mut Cpu) {
         paging: Paging::of(cpu),
         context: cpu.tlb.context(),
     };
-    let translations = &mut cpu.vmx.translations;
-    if translations.guests.len() >= KEPT {
-        translations.guests.remove(0);
+    let guests = &mut cpu.vmx.translations.guests;
+    if guests.len() >= KEPT {
+        guests.remove(0);
     }
-    translations.guests.push(kept);
-    cpu.tlb.resume(translations.root);
+    guests.push(kept);
 }
 
 /// The host's state is loaded: its translations serve it only if they were made under the same paging,

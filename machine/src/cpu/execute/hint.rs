@@ -11,7 +11,7 @@ use crate::cpu::{
     op::{Execute, Op},
     raise::Raised,
 };
-use crate::vtx::intercept;
+use crate::vtx::{intercept, pause_loop};
 
 fn nothing(_cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     Ok(())
@@ -35,7 +35,7 @@ fn rdseed<T: Integer>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 }
 
 fn pause(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
-    intercept::check(cpu, intercept::Instruction::Pause)
+    pause_loop::pause(cpu)
 }
 
 /// CLFLUSH translates its operand like a read of one byte (SDM volume 2, CLFLUSH).

@@ -17,8 +17,9 @@ use crate::cpu::{
 use crate::vtx::{
     VmExit,
     control_registers::{permits_cr0, permits_cr4},
-    entry, instruction_information as information,
-    vmcs::{self, Component, LaunchState, NO_POINTER},
+    entry, ept, instruction_information as information, vm_functions,
+    vmcs::{self, Component, Field, LaunchState, NO_POINTER},
+    vmcs_shadowing::{Direction, accessed_region, is_shadowed},
 };
 
 /// Says which function carries out a VMX instruction.
@@ -38,8 +39,7 @@ pub(super) fn select(instruction: &Instruction, form: Form, _bits: u32) -> Optio
         (Mnemonic::Vmcall, _) => vmcall,
         (Mnemonic::Invept, Form::RegMem) => invept,
         (Mnemonic::Invvpid, Form::RegMem) => invvpid,
-        // No VM function is offered.
-        (Mnemonic::Vmfunc, _) => super::invalid_opcode,
+        (Mnemonic::Vmfunc, _) => vmfunc,
         _ => return None,
     })
 }
@@ -49,6 +49,8 @@ pub(super) fn select(instruction: &Instruction, form: Form, _bits: u32) -> Optio
 enum Outcome {
     Succeed,
     FailInvalid,
+    /// VMfailValid in the VMCS at this RAM offset.
+    FailIn(u64, u32),
     /// VMfail: VMfailValid with this number if there is a current VMCS, otherwise VMfailInvalid.
     Fail(u32),
 }
@@ -58,6 +60,10 @@ fn conclude(cpu: &mut Cpu, outcome: Outcome) -> Result<(), Raised> {
         Outcome::Succeed => 0,
         Outcome::Fail(number) if cpu.vmx.current != NO_POINTER => {
             cpu.set_vmcs(INSTRUCTION_ERROR, number);
+            rflags::ZF
+        }
+        Outcome::FailIn(region, number) => {
+            INSTRUCTION_ERROR.set(&cpu.ram, region, number);
             rflags::ZF
         }
         Outcome::FailInvalid | Outcome::Fail(_) => rflags::CF,
@@ -80,6 +86,28 @@ fn begin(cpu: &mut Cpu, leave: impl FnOnce(&Cpu) -> VmExit) -> Result<(), Raised
         return Err(cpu.general_protection(0));
     }
     Ok(())
+}
+
+/// The same for VMREAD and VMWRITE of the field whose encoding is in register `field`: with VMCS
+/// shadowing they may execute in VMX non-root operation.
+fn begin_field(
+    cpu: &mut Cpu,
+    direction: Direction,
+    field: u8,
+    leave: impl FnOnce(&Cpu) -> VmExit,
+) -> Result<(), Raised> {
+    if cpu.vmx.non_root && mode_permits(cpu) && is_shadowed(cpu, direction, register(cpu, field)) {
+        return if cpu.cpl == 0 {
+            Ok(())
+        } else {
+            Err(cpu.general_protection(0))
+        };
+    }
+    begin(cpu, leave)
+}
+
+fn vmfunc(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
+    vm_functions::vmfunc(cpu)
 }
 
 /// Protected mode, but neither virtual-8086 nor compatibility mode.
@@ -174,11 +202,11 @@ fn vmptrld(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     if address == cpu.vmx.vmxon_region {
         return conclude(cpu, Outcome::Fail(error::VMPTRLD_VMXON_POINTER));
     }
-    // A shadow VMCS (bit 31) needs VMCS shadowing, which is not offered.
+    // An ordinary or a shadow VMCS.
     let Some(at) = cpu
         .ram
         .offset(address)
-        .filter(|at| vmcs::revision_word(&cpu.ram, *at) == vmcs::REVISION)
+        .filter(|at| vmcs::revision_word(&cpu.ram, *at) & !vmcs::SHADOW == vmcs::REVISION)
     else {
         return conclude(cpu, Outcome::Fail(error::VMPTRLD_WRONG_REVISION));
     };
@@ -229,16 +257,16 @@ fn vmread<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     } else {
         (FieldOperand::Register(op.reg), op.rm)
     };
-    begin(cpu, |cpu| {
+    begin_field(cpu, Direction::Read, field, |cpu| {
         field_exit(cpu, ExitReason::Vmread, op, value, field)
     })?;
-    if cpu.vmx.current == NO_POINTER {
+    let Some(region) = accessed_region(cpu) else {
         return conclude(cpu, Outcome::FailInvalid);
-    }
-    let Some(component) = Component::decode(register(cpu, field), &cpu.model) else {
-        return conclude(cpu, Outcome::Fail(error::UNSUPPORTED_COMPONENT));
     };
-    let value = component.read(&cpu.ram, cpu.vmx.region);
+    let Some(component) = Component::decode(register(cpu, field), &cpu.model) else {
+        return conclude(cpu, Outcome::FailIn(region, error::UNSUPPORTED_COMPONENT));
+    };
+    let value = component.read(&cpu.ram, region);
     if MEMORY {
         if cpu.mode_64 {
             cpu.write::<u64>(op, value)?;
@@ -262,12 +290,12 @@ fn vmwrite<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     } else {
         FieldOperand::Register(op.rm)
     };
-    begin(cpu, |cpu| {
+    begin_field(cpu, Direction::Write, op.reg, |cpu| {
         field_exit(cpu, ExitReason::Vmwrite, op, value, op.reg)
     })?;
-    if cpu.vmx.current == NO_POINTER {
+    let Some(region) = accessed_region(cpu) else {
         return conclude(cpu, Outcome::FailInvalid);
-    }
+    };
     let value = match (MEMORY, cpu.mode_64) {
         (false, _) => register(cpu, op.rm),
         (true, true) => cpu.read::<u64>(op)?,
@@ -275,9 +303,9 @@ fn vmwrite<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     };
     // IA32_VMX_MISC[29] is 1: exit-information fields can be written as any other.
     let Some(component) = Component::decode(register(cpu, op.reg), &cpu.model) else {
-        return conclude(cpu, Outcome::Fail(error::UNSUPPORTED_COMPONENT));
+        return conclude(cpu, Outcome::FailIn(region, error::UNSUPPORTED_COMPONENT));
     };
-    component.write(&cpu.ram, cpu.vmx.region, value);
+    component.write(&cpu.ram, region, value);
     conclude(cpu, Outcome::Succeed)
 }
 
@@ -293,7 +321,8 @@ fn vmresume(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
 
 // SDM 26.1 Basic VM-Entry Checks
 fn enter(cpu: &mut Cpu, required: LaunchState, otherwise: u32) -> Result<(), Raised> {
-    if cpu.vmx.current == NO_POINTER {
+    let is_shadow = |cpu: &Cpu| vmcs::revision_word(&cpu.ram, cpu.vmx.region) & vmcs::SHADOW != 0;
+    if cpu.vmx.current == NO_POINTER || is_shadow(cpu) {
         return conclude(cpu, Outcome::FailInvalid);
     }
     if cpu.inhibit == Inhibit::MovSs {
@@ -334,18 +363,12 @@ fn invept(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     let ept_pointer = descriptor as u64;
     match register(cpu, op.reg) {
         // Single-context: VM entry would have to accept the pointer.
-        1 if is_ept_pointer(cpu, ept_pointer) => cpu.vmx.translations.invalidate_ept(ept_pointer),
+        1 if ept::is_pointer(cpu, ept_pointer) => cpu.vmx.translations.invalidate_ept(ept_pointer),
         2 => cpu.vmx.translations.invalidate_all(),
         _ => return conclude(cpu, Outcome::Fail(error::INVALID_INVALIDATION_OPERAND)),
     }
     cpu.vmx.ept_cache.clear();
     conclude(cpu, Outcome::Succeed)
-}
-
-fn is_ept_pointer(cpu: &Cpu, value: u64) -> bool {
-    matches!(value & 7, 0 | 6)
-        && value >> 3 & 7 == 3
-        && value & (0xf80 | !cpu.model.physical_mask()) == 0
 }
 
 fn invvpid(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {

@@ -5,13 +5,13 @@ use arch::{
     exception,
     interruption::{InterruptionInformation, InterruptionType},
     vmcs::{self, Field32, Field64},
-    vmx_control::{exit, pin, primary, secondary},
+    vmx_control::{exit, pin, primary, secondary, vm_function},
 };
 
 use super::{Checked, physical, require};
 use crate::{
     cpu::{Cpu, model::PidPointerTableChecks},
-    vtx::{capabilities, controls::Controls, vmcs::Field},
+    vtx::{capabilities, controls::Controls, vm_functions, vmcs::Field},
 };
 
 const PAGE: u64 = 0xfff;
@@ -21,6 +21,7 @@ pub fn check(cpu: &Cpu, region: u64, controls: &Controls) -> Checked {
     execution(cpu, region, controls)?;
     apic(cpu, controls)?;
     translation(cpu, controls)?;
+    shadowing(cpu, controls)?;
     exit_controls(cpu, region, controls)?;
     entry_controls(cpu, region, controls)
 }
@@ -176,6 +177,42 @@ fn translation(cpu: &Cpu, c: &Controls) -> Checked {
     require(
         !c.unrestricted_guest() || c.ept(),
         "unrestricted guest requires EPT",
+    )?;
+    require(
+        !c.mode_based_execute() || c.ept(),
+        "mode-based execute control requires EPT",
+    )?;
+    require(
+        !c.ept_violation_exception() || physical(cpu, c.virtualization_exception, PAGE),
+        "the virtualization-exception information address is a page",
+    )?;
+    if c.secondary(secondary::ENABLE_PML) {
+        require(c.ept(), "page-modification logging requires EPT")?;
+        require(
+            physical(cpu, c.modification_log, PAGE),
+            "the PML address is a page",
+        )?;
+    }
+    require(
+        c.vm_functions & !vm_functions::OFFERED == 0,
+        "reserved VM-function controls are 0",
+    )?;
+    if c.vm_functions & vm_function::EPTP_SWITCHING != 0 {
+        require(c.ept(), "EPTP switching requires EPT")?;
+        require(
+            physical(cpu, c.eptp_list, PAGE),
+            "the EPTP-list address is a page",
+        )?;
+    }
+    Ok(())
+}
+
+// SDM 26.2.1.1: VMCS shadowing.
+fn shadowing(cpu: &Cpu, c: &Controls) -> Checked {
+    require(
+        !c.vmcs_shadowing()
+            || physical(cpu, c.vmread_bitmap, PAGE) && physical(cpu, c.vmwrite_bitmap, PAGE),
+        "VMREAD and VMWRITE bitmap addresses are pages",
     )
 }
 

@@ -315,13 +315,19 @@ impl Guest<'_> {
         let plausible = physical(self.cpu, pointer, 0xfff)
             && pointer != self.cpu.vmx.current
             && self.cpu.ram.offset(pointer).is_some_and(|place| {
-                region_layout::revision_word(&self.cpu.ram, place) == region_layout::REVISION
+                let shadow = if self.c.vmcs_shadowing() {
+                    region_layout::SHADOW
+                } else {
+                    0
+                };
+                region_layout::revision_word(&self.cpu.ram, place)
+                    == region_layout::REVISION | shadow
             });
         if plausible {
             return Ok(());
         }
         Err(Violation {
-            rule: "the VMCS link pointer is none, or another VMCS",
+            rule: "the VMCS link pointer is none, or another VMCS of the kind that shadowing says",
             qualification: 4,
         })
     }
