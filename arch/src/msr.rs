@@ -94,6 +94,8 @@ pub const IA32_X2APIC_SIVR: u32 = 0x80f;
 pub const IA32_X2APIC_ICR: u32 = 0x830;
 /// x2APIC: self-IPI.
 pub const IA32_X2APIC_SELF_IPI: u32 = 0x83f;
+/// Supervisor state components that XSAVES manages.
+pub const IA32_XSS: u32 = 0xda0;
 /// Extended features, see [`crate::control_register::efer`].
 pub const IA32_EFER: u32 = 0xc000_0080;
 /// SYSCALL segment selectors.

@@ -273,6 +273,7 @@ pub const POLICY: &[Line] = &[
         Emulated(Register::TscDeadline),
         "the virtual APIC's timer",
     ),
+    both(msr::IA32_XSS, msr::IA32_XSS, Fault, "CPUID hides XSAVES"),
     both(
         msr::IA32_EFER,
         msr::IA32_EFER,

@@ -56,6 +56,7 @@ impl Cpu {
             | cr4::UMIP
             | cr4::FSGSBASE
             | cr4::PCIDE
+            | cr4::OSXSAVE
             | cr4::SMEP
             | cr4::SMAP
             | vmx

@@ -1,6 +1,8 @@
 //! What CPUID says (SDM volume 2, CPUID). A bit is set only for what this machine executes.
 
-use super::{Cpu, CpuModel, msr};
+use arch::control_register::cr4;
+
+use super::{Cpu, CpuModel, execute::sse::extended_states, msr};
 
 /// The four registers that CPUID returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +35,8 @@ mod leaf_1_ecx {
     pub(super) const X2APIC: u32 = 1 << 21;
     pub(super) const POPCNT: u32 = 1 << 23;
     pub(super) const TSC_DEADLINE: u32 = 1 << 24;
+    pub(super) const XSAVE: u32 = 1 << 26;
+    pub(super) const OSXSAVE: u32 = 1 << 27;
     pub(super) const RDRAND: u32 = 1 << 30;
 }
 
@@ -151,6 +155,7 @@ impl Cpu {
                 ..Leaf::default()
             },
             0xb | 0x1f => self.topology(subleaf),
+            0xd => self.extended_states(subleaf),
             // Crystal of 100 MHz, times 10 gives the TSC's 1 GHz.
             0x15 => Leaf {
                 eax: 1,
@@ -165,7 +170,7 @@ impl Cpu {
                 ecx: 100,
                 edx: 0,
             },
-            // 5 MONITOR, 0AH performance monitoring, 0DH XSAVE and all others: nothing.
+            // 5 MONITOR, 0AH performance monitoring and all others: nothing.
             _ => Leaf::default(),
         }
     }
@@ -183,7 +188,12 @@ impl Cpu {
             | c::X2APIC
             | c::POPCNT
             | c::TSC_DEADLINE
+            | c::XSAVE
             | c::RDRAND;
+        // It follows CR4.OSXSAVE.
+        if self.cr4 & cr4::OSXSAVE != 0 {
+            ecx |= c::OSXSAVE;
+        }
         if self.model.offers_vmx() {
             ecx |= c::VMX;
         }
@@ -221,6 +231,26 @@ impl Cpu {
             ebx: 8 << 8 | room << 16 | (self.index as u32 & 0xff) << 24,
             ecx,
             edx,
+        }
+    }
+
+    /// The XSAVE feature set (SDM volume 1, 13.2 Enumeration of CPU support for XSAVE instructions and
+    /// XSAVE-supported features).
+    fn extended_states(&self, subleaf: u32) -> Leaf {
+        match subleaf {
+            0 => Leaf {
+                eax: extended_states::OFFERED as u32,
+                ebx: extended_states::AREA as u32,
+                ecx: extended_states::AREA as u32,
+                edx: 0,
+            },
+            // XSAVEOPT, XSAVEC, XGETBV with ECX = 1, XSAVES.
+            1 => Leaf {
+                eax: 0b1111,
+                ebx: extended_states::AREA as u32,
+                ..Leaf::default()
+            },
+            _ => Leaf::default(),
         }
     }
 

@@ -119,6 +119,8 @@ impl Cpu {
             msr::IA32_GS_BASE => self.segments[register::GS as usize].base,
             msr::IA32_KERNEL_GS_BASE => self.msrs.kernel_gs_base,
             msr::IA32_TSC_AUX => self.msrs.tsc_aux,
+            // No supervisor state component.
+            msr::IA32_XSS => 0,
             _ => return self.read_range_msr(index),
         })
     }
@@ -199,6 +201,7 @@ impl Cpu {
                 self.permit(value >> 32 == 0)?;
                 self.msrs.tsc_aux = value;
             }
+            msr::IA32_XSS => self.permit(value == 0)?,
             _ => return self.write_range_msr(index, value),
         }
         Ok(())

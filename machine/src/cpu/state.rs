@@ -197,6 +197,8 @@ pub struct Cpu {
     pub xmm: [u128; 16],
     /// MXCSR.
     pub mxcsr: u32,
+    /// Extended control register 0.
+    pub xcr0: u64,
     /// x87 and MMX.
     pub x87: X87,
     /// Other model-specific registers.
@@ -280,6 +282,7 @@ impl Cpu {
             pdpte: [0; 4],
             xmm: [0; 16],
             mxcsr: 0,
+            xcr0: 1,
             x87: X87::default(),
             msrs: Msrs::default(),
             random: 0,
@@ -490,6 +493,7 @@ impl Cpu {
         if kind == Reset::PowerUp {
             self.xmm = [0; 16];
             self.mxcsr = 0x1f80;
+            self.xcr0 = 1;
             self.x87 = X87::default();
             self.msrs = Msrs {
                 pat: 0x0007_0406_0007_0406,

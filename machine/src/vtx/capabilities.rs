@@ -102,6 +102,7 @@ pub fn secondary(model: &CpuModel) -> Allowed {
         | secondary::ENABLE_VM_FUNCTIONS
         | secondary::VMCS_SHADOWING
         | secondary::ENABLE_PML
+        | secondary::ENABLE_XSAVES
         | secondary::EPT_VIOLATION_EXCEPTION
         | secondary::MODE_BASED_EXECUTE
         | secondary::USE_TSC_SCALING

@@ -97,6 +97,15 @@ pub fn check_invpcid_enabled(cpu: &mut Cpu) -> Result<(), Raised> {
     Ok(())
 }
 
+/// XSAVES and XRSTORS without "enable XSAVES/XRSTORS" raise #UD (SDM 25.3). With it they exit for state
+/// components of IA32_XSS (25.1.3), of which there are none.
+pub fn check_xsaves_enabled(cpu: &mut Cpu) -> Result<(), Raised> {
+    if cpu.vmx.non_root && !cpu.vmx.controls.secondary(secondary::ENABLE_XSAVES) {
+        return Err(cpu.invalid_opcode());
+    }
+    Ok(())
+}
+
 /// INVPCID, enabled: it exits with "INVLPG exiting" (SDM 25.1.3).
 pub fn invpcid(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     if !cpu.vmx.non_root || !cpu.vmx.controls.primary(primary::INVLPG_EXITING) {

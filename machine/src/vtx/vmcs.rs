@@ -105,8 +105,8 @@ impl Component {
 /// (SDM appendix B, the notes of its tables).
 fn exists(encoding: u32, model: &CpuModel) -> bool {
     let least = match encoding {
-        // HLAT, XSS exiting, ENCLS exiting, IA32_PERF_GLOBAL_CTRL: controls that are not offered.
-        0x0006 | 0x202c | 0x202e | 0x2808 | 0x2c04 => return false,
+        // HLAT, ENCLS exiting, IA32_PERF_GLOBAL_CTRL: controls that are not offered.
+        0x0006 | 0x202e | 0x2808 | 0x2c04 => return false,
         // TPR shadow, virtualized APIC accesses, virtual-interrupt delivery.
         0x0810 | 0x2012 | 0x2014 | 0x201c | 0x201e | 0x2020 | 0x2022 | 0x401c => {
             VirtualizationLevel::ApicVirtualization

@@ -17,7 +17,7 @@ mod multiply;
 pub mod place;
 mod segment;
 mod shift;
-mod sse;
+pub mod sse;
 mod stack;
 mod string;
 mod system;

@@ -61,20 +61,11 @@ pub(super) fn select(instruction: &Instruction, form: Form, bits: u32) -> Option
         (M::Cpuid, _) => cpuid,
         (M::Rdmsr, _) => read_msr,
         (M::Wrmsr, _) => write_msr,
-        // Neither XSAVE nor MONITOR nor SMM is offered (SDM volume 2: #UD without them), and a
-        // return from SMM outside SMM is invalid.
-        (
-            M::Xgetbv
-            | M::Xsetbv
-            | M::Rsm
-            | M::Monitor
-            | M::Mwait
-            | M::Ud0
-            | M::Ud1
-            | M::Ud2
-            | M::Rdpid,
-            _,
-        ) => super::invalid_opcode,
+        // Neither MONITOR nor SMM is offered (SDM volume 2: #UD without them), and a return from SMM
+        // outside SMM is invalid.
+        (M::Rsm | M::Monitor | M::Mwait | M::Ud0 | M::Ud1 | M::Ud2 | M::Rdpid, _) => {
+            super::invalid_opcode
+        }
         _ => return None,
     })
 }

@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod convert;
+pub mod extended_states;
 mod horizontal;
 mod lane;
 mod moves;
@@ -238,6 +239,7 @@ pub(super) fn select(instruction: &Instruction, form: Form, _bits: u32) -> Optio
         .or_else(|| arithmetic::select(instruction, form))
         .or_else(|| convert::select(instruction, form))
         .or_else(|| state::select(instruction, form))
+        .or_else(|| extended_states::select(instruction, form))
         .or_else(|| horizontal::select(instruction, form))
         .or_else(|| lane::select(instruction, form))
         .or_else(|| text::select(instruction, form))

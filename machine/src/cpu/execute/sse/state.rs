@@ -60,7 +60,7 @@ fn xmm_count(cpu: &Cpu) -> usize {
     }
 }
 
-fn at(offset: u64, distance: usize) -> u64 {
+pub(super) fn at(offset: u64, distance: usize) -> u64 {
     offset.wrapping_add(distance as u64)
 }
 
@@ -105,7 +105,7 @@ fn fxrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 
 impl Cpu {
     /// What FXSAVE stores, in units of 16 bytes.
-    fn fx_image(&self, wide: bool) -> [u128; IMAGE / 16] {
+    pub(super) fn fx_image(&self, wide: bool) -> [u128; IMAGE / 16] {
         let mut image = [0; IMAGE / 16];
         self.x87.save(&mut image, wide);
         image[1] = image[1] & u128::from(u64::MAX)
