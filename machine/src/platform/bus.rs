@@ -53,40 +53,6 @@ impl Platform {
         })
     }
 
-    /// Bytes for the first serial port. They wait until software listens there and then arrive at the
-    /// line's rate, as far as there is room. The processors' own accesses and the devices' events move
-    /// them on, so that a run with the same input from its start is the same run.
-    pub fn type_in(&self, bytes: &[u8]) {
-        let mut input = lock(&self.input);
-        input.bytes.extend(bytes);
-        self.has_input
-            .store(!input.bytes.is_empty(), Ordering::Relaxed);
-        drop(input);
-        // Somebody may wait for this and do nothing else.
-        self.next_device_event.store(0, Ordering::Relaxed);
-    }
-
-    /// Lets a byte arrive if its time has come; gives when the next one's does.
-    fn deliver_input(&self, pc: &mut Pc, now: u64, effect: &mut dyn FnMut(Effect)) -> Option<u64> {
-        let mut input = lock(&self.input);
-        if !pc.listens() {
-            input.arrival = None;
-            return None;
-        }
-        let mut arrival = input.arrival.unwrap_or(now + pc.serial_byte_time());
-        if arrival <= now && pc.receive_capacity() > 0 {
-            if let Some(byte) = input.bytes.pop_front() {
-                pc.receive(byte, now, effect);
-            }
-            self.has_input
-                .store(!input.bytes.is_empty(), Ordering::Relaxed);
-            arrival = now + pc.serial_byte_time();
-        }
-        input.arrival = Some(arrival);
-        // Without room, software's next access moves it on.
-        (arrival > now && !input.bytes.is_empty()).then_some(arrival)
-    }
-
     /// Runs the devices to time `now`.
     pub fn advance_devices(&self, now: u64) {
         self.with_devices(0, now, |pc, effect| pc.advance(now, effect));
@@ -104,10 +70,7 @@ impl Platform {
         let result = {
             let mut pc = lock(&self.pc);
             let result = access(&mut pc, &mut |effect| effects.push(effect));
-            let mut arrival = None;
-            if self.has_input.load(Ordering::Relaxed) {
-                arrival = self.deliver_input(&mut pc, now, &mut |effect| effects.push(effect));
-            }
+            let arrival = self.deliver_input(&mut pc, now, &mut |effect| effects.push(effect));
             let next = pc.next_event(now).into_iter().chain(arrival).min();
             let next = next.unwrap_or(u64::MAX);
             self.next_device_event.store(next, Ordering::Relaxed);
@@ -162,48 +125,5 @@ impl Platform {
         if lock(&self.console).flush().is_err() {
             self.stop(Outcome::ConsoleFailed);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::Ram;
-
-    #[test]
-    fn input_waits_for_a_listener_and_arrives_at_the_lines_rate() {
-        let platform = Platform::new(
-            Ram::new(1 << 20).unwrap(),
-            Vec::new(),
-            Pc::new(),
-            Box::new(std::io::sink()),
-        );
-        let next = || platform.next_device_event.load(Ordering::Relaxed);
-        platform.type_in(b"ab");
-        assert_eq!(next(), 0, "somebody must look");
-        platform.advance_devices(1000);
-        assert_eq!(platform.port_read(0, 0x3fd, 1, 1000) & 1, 0);
-        // 115200 baud, then the received-data interrupt is enabled.
-        for (port, value) in [
-            (0x3fb, 0x83),
-            (0x3f8, 1),
-            (0x3f9, 0),
-            (0x3fb, 3),
-            (0x3f9, 1),
-        ] {
-            platform.port_write(0, port, 1, value, 2000);
-        }
-        let byte_time = 1_000_000_000 * 10 / 115_200;
-        assert_eq!(next(), 2000 + byte_time);
-        platform.advance_devices(2000 + byte_time - 1);
-        assert_eq!(platform.port_read(0, 0x3fd, 1, 2000) & 1, 0);
-        platform.advance_devices(2000 + byte_time);
-        // There is room for one byte without FIFOs: the second waits for the first to be read.
-        platform.advance_devices(2000 + 9 * byte_time);
-        let now = 2000 + 9 * byte_time;
-        assert_eq!(platform.port_read(0, 0x3f8, 1, now), u32::from(b'a'));
-        assert_eq!(platform.port_read(0, 0x3fd, 1, now) & 1, 1);
-        assert_eq!(platform.port_read(0, 0x3f8, 1, now), u32::from(b'b'));
-        assert_eq!(platform.port_read(0, 0x3fd, 1, now) & 2, 0, "no overrun");
     }
 }

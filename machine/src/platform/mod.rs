@@ -2,11 +2,11 @@
 
 mod bus;
 mod code_map;
+mod console_input;
 mod interrupts;
 mod outcome;
 mod test_memory;
 
-use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,8 @@ use devices::debug_port::PhaseMark;
 use devices::pc::Pc;
 
 pub use code_map::CodeMap;
+use console_input::ConsoleInput;
+pub use console_input::Waited;
 pub use interrupts::Sent;
 pub use outcome::Outcome;
 
@@ -65,14 +67,6 @@ const MOST_SNAPSHOTS: usize = 1 << 14;
 /// From so many notices on, an inbox is rid of those that it has twice whenever it has doubled.
 const MANY_NOTICES: usize = 1 << 12;
 
-/// What was typed on the console and is on its way.
-#[derive(Debug, Default)]
-struct Input {
-    bytes: VecDeque<u8>,
-    /// When the first of them has arrived; `None` while nobody listens.
-    arrival: Option<u64>,
-}
-
 /// The shared part of the machine.
 pub struct Platform {
     /// RAM.
@@ -87,10 +81,8 @@ pub struct Platform {
     pub next_device_event: AtomicU64,
     identities: Mutex<Vec<Identity>>,
     console: Mutex<Box<dyn Write + Send>>,
-    /// What was typed and not yet received. Locked after `pc`.
-    input: Mutex<Input>,
-    /// Whether there is any.
-    has_input: AtomicBool,
+    /// Locked after `pc`.
+    input: ConsoleInput,
     outcome: Mutex<Option<Outcome>>,
     stopped: AtomicBool,
     marks: Mutex<Vec<Mark>>,
@@ -114,8 +106,7 @@ impl Platform {
             next_device_event: AtomicU64::new(0),
             identities: Mutex::new(identities),
             console: Mutex::new(console),
-            input: Mutex::default(),
-            has_input: AtomicBool::new(false),
+            input: ConsoleInput::default(),
             outcome: Mutex::default(),
             stopped: AtomicBool::new(false),
             marks: Mutex::default(),
@@ -167,6 +158,7 @@ impl Platform {
         for index in 0..self.processors() {
             self.wake(index);
         }
+        self.end_waits();
     }
 
     /// How the run ended, if it did.

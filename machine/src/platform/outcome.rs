@@ -27,6 +27,8 @@ pub enum Outcome {
     },
     /// The console could not be written.
     ConsoleFailed,
+    /// Whoever runs the machine stopped it.
+    Stopped,
 }
 
 impl fmt::Display for Outcome {
@@ -43,6 +45,7 @@ impl fmt::Display for Outcome {
                 write!(f, "the limit was reached after {instructions} instructions")
             }
             Self::ConsoleFailed => write!(f, "the console could not be written"),
+            Self::Stopped => write!(f, "stopped from outside"),
         }
     }
 }

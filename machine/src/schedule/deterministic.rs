@@ -4,13 +4,17 @@
 //! of seeded length, one after the other; each instruction moves the common time by one part in as
 //! many as there are such processors. So the time-stamp counter never runs backwards, from
 //! whichever processor it is read, and each processor executes about one instruction a tick.
-//! When all wait, time skips to the next event.
+//! When all wait, time skips to the next event; if somebody sits at a keyboard, no faster than the
+//! host's clock, and what is typed ends the wait.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arch::control_register::rflags;
 
 use super::{Clock, Share};
 use crate::cpu::{Activity, Cpu, Processor, Stop};
-use crate::platform::{Outcome, Platform};
+use crate::platform::{Outcome, Platform, Waited};
 
 /// Shortest slice in instructions.
 const SHORTEST: u64 = 64;
@@ -131,11 +135,22 @@ impl Deterministic {
         let device = platform.next_device_event.load(Ordering::Relaxed);
         let own = processors.iter().map(|p| self.wake_time(&p.cpu)).min();
         let next = device.min(own.unwrap_or(u64::MAX));
-        if next == u64::MAX {
+        let mut until = next;
+        if platform.has_keyboard() {
+            if next == u64::MAX && !could_hear(platform, processors) {
+                return false;
+            }
+            let wait =
+                (next != u64::MAX).then(|| Duration::from_nanos(next.saturating_sub(self.time)));
+            if let Waited::Interrupted(after) = platform.wait_for_input(wait) {
+                let passed = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+                until = self.time.saturating_add(passed).min(next);
+            }
+        } else if next == u64::MAX {
             return false;
         }
-        if next > self.time {
-            self.time = next;
+        if until > self.time {
+            self.time = until;
             self.fraction = 0;
         }
         true
@@ -149,4 +164,13 @@ impl Deterministic {
         z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ z >> 31
     }
+}
+
+/// Whether a key could wake a processor: software takes what is typed, and a processor waits for
+/// interrupts. In VMX non-root operation RFLAGS.IF does not say whether they end the wait.
+fn could_hear(platform: &Platform, processors: &[Processor]) -> bool {
+    let waits = |cpu: &Cpu| {
+        cpu.activity == Activity::Halted && (cpu.vmx.non_root || cpu.rflags() & rflags::IF != 0)
+    };
+    platform.listens() && processors.iter().any(|processor| waits(&processor.cpu))
 }
