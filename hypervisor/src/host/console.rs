@@ -5,7 +5,15 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 const COM1: u16 = 0x3f8;
+const INTERRUPT_ENABLE: u16 = COM1 + 1;
+const RECEIVED_DATA: u8 = 1 << 0;
+const MODEM_CONTROL: u16 = COM1 + 4;
+/// Data terminal ready, request to send, and OUT2, which on a PC lets the interrupt through.
+const READY_WITH_INTERRUPTS: u8 = 0x0b;
 const LINE_STATUS: u16 = COM1 + 5;
+const DATA_READY: u8 = 1 << 0;
+/// What a port reads as where there is no UART.
+const ABSENT: u8 = 0xff;
 const TRANSMITTER_HOLDING_EMPTY: u8 = 1 << 5;
 const TRANSMITTER_EMPTY: u8 = 1 << 6;
 
@@ -16,6 +24,18 @@ pub fn initialize() {
     for (register, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 0xc7), (4, 3)] {
         out_8(COM1 + register, value);
     }
+}
+
+/// Lets COM1 raise an interrupt when a byte arrives.
+pub fn listen() {
+    out_8(MODEM_CONTROL, READY_WITH_INTERRUPTS);
+    out_8(INTERRUPT_ENABLE, RECEIVED_DATA);
+}
+
+/// Takes a byte that has arrived.
+pub fn receive() -> Option<u8> {
+    let status = in_8(LINE_STATUS);
+    (status != ABSENT && status & DATA_READY != 0).then(|| in_8(COM1))
 }
 
 /// Waits until the last byte has left the transmitter.

@@ -9,6 +9,8 @@ use super::processor::{Processor, note};
 use super::shutdown::{self, Status};
 use super::{console, instructions};
 
+/// Something arrived at the serial console; the boot processor's alone.
+pub const SERIAL_VECTOR: u8 = 0xee;
 /// The processor's timer. The others are `interrupts::physical_interrupts::VECTORS`.
 pub const TIMER_VECTOR: u8 = 0xef;
 /// Somebody wants the run loop to look around.
@@ -53,6 +55,7 @@ pub fn handle(processor: &Processor, vector: u8) {
         // A kick may be about a queue that now needs a time slice, or a device's next event.
         TIMER_VECTOR | KICK_VECTOR => processor.note_timer(),
         WAKEUP_VECTOR => processor.note(note::WAKEUP),
+        SERIAL_VECTOR => processor.note(note::SERIAL),
         SPURIOUS_VECTOR => return,
         // A notification in root mode means that the next entry finds requests.
         _ => {}

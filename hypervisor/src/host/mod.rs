@@ -10,5 +10,6 @@ pub mod local_apic;
 pub mod paging;
 pub mod physical_memory;
 pub mod processor;
+pub mod serial_interrupt;
 pub mod shutdown;
 pub mod time;

@@ -13,6 +13,8 @@ pub mod note {
     pub const TIMER: u32 = 1 << 0;
     /// Look at the wakeup list.
     pub const WAKEUP: u32 = 1 << 1;
+    /// Take what arrived at the serial console.
+    pub const SERIAL: u32 = 1 << 2;
 }
 
 /// One processor's state. Only that processor touches it, except where a field says otherwise.

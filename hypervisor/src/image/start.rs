@@ -8,6 +8,7 @@ use posthaste_hypervisor::host::frame_allocator::{FRAME, FrameAllocator, Range};
 use posthaste_hypervisor::host::instructions::{cpuid, halt_forever, write_cr3};
 use posthaste_hypervisor::host::physical_memory::LowMemory;
 use posthaste_hypervisor::host::processor::Processor;
+use posthaste_hypervisor::host::serial_interrupt::SerialPin;
 use posthaste_hypervisor::host::shutdown::{self, Status};
 use posthaste_hypervisor::host::{console, descriptor_tables, interrupt, local_apic, paging, time};
 use posthaste_hypervisor::say;
@@ -123,6 +124,7 @@ extern "C" fn boot_processor_start(protocol: u32, information: u64) -> ! {
         information: boot,
         apic_ids,
         oem_id: hardware.oem_id,
+        serial_pin: SerialPin::find(&hardware),
         frames,
     };
     system::announce(&boot, source);

@@ -1,7 +1,8 @@
 //! Accesses to the virtual machine's devices, and what devices ask for.
 
-use super::virtual_machine::Line;
+use super::virtual_machine::{Devices, Line};
 use super::{Ending, Hypervisor};
+use crate::host::console;
 use crate::host::processor::Processor;
 use crate::vm::devices::{PlatformEffect, Presence};
 
@@ -44,19 +45,41 @@ impl Hypervisor {
         let devices = &mut *devices;
         let context = self.context(processor);
         let line = &mut devices.line;
-        let act = |effect| self.act(effect, line, processor);
+        let mut act = |effect| self.act(effect, line, processor);
         let value = match direction {
-            Direction::In => devices.platform.io_read(context, port, size, act),
+            Direction::In => devices.platform.io_read(context, port, size, &mut act),
             Direction::Out(value) => {
-                devices.platform.io_write(context, port, size, value, act);
+                devices
+                    .platform
+                    .io_write(context, port, size, value, &mut act);
                 0
             }
         };
+        if !devices.input.is_empty() {
+            self.pass_input(devices, processor);
+        }
         // A timer may have been programmed: the boot processor keeps their time.
         if matches!(port, 0x40..=0x43 | 0x61 | 0x600..=0x60f) {
             self.note_device_timer(processor);
         }
         value
+    }
+
+    /// The console's interrupt came.
+    #[cold]
+    pub(super) fn take_input(&self, processor: &Processor) {
+        self.pass_input(&mut self.vm.devices.lock(), processor);
+    }
+
+    /// Moves what was typed toward the guest, as far as there is room.
+    #[cold]
+    #[inline(never)]
+    fn pass_input(&self, devices: &mut Devices, processor: &Processor) {
+        let context = self.context(processor);
+        let line = &mut devices.line;
+        let act = |effect| self.act(effect, line, processor);
+        devices.input.fill(console::receive);
+        devices.platform.type_in(context, &mut devices.input, act);
     }
 
     fn note_device_timer(&self, processor: &Processor) {

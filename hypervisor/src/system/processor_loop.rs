@@ -42,6 +42,9 @@ impl Hypervisor {
         if notes & note::WAKEUP != 0 {
             self.wake_up(processor);
         }
+        if notes & note::SERIAL != 0 {
+            self.take_input(processor);
+        }
         if notes != 0 {
             let deadline = self.service_timers(processor, read_time_stamp());
             time::arm(deadline);

@@ -16,8 +16,9 @@ use crate::host::aligned_page::AlignedPage;
 use crate::host::frame_allocator::FrameAllocator;
 use crate::host::instructions::read_time_stamp;
 use crate::host::processor::Processor;
+use crate::host::serial_interrupt::SerialPin;
 use crate::host::shutdown::{self, Status};
-use crate::host::{console, instructions, local_apic, time};
+use crate::host::{console, instructions, interrupt, local_apic, time};
 use crate::interrupts::ipi_virtualization::Inhibition;
 use crate::interrupts::physical_interrupts::{PhysicalInterrupts, VECTORS};
 use crate::interrupts::vm_interrupts::VmInterrupts;
@@ -46,6 +47,8 @@ pub struct Boot {
     pub apic_ids: Vec<u32>,
     /// Who made the platform, from the ACPI root pointer.
     pub oem_id: [u8; 6],
+    /// Where the serial console's interrupt arrives, if the platform can say.
+    pub serial_pin: Option<SerialPin>,
     /// Free memory.
     pub frames: FrameAllocator,
 }
@@ -166,6 +169,11 @@ pub fn run_boot_processor(mut boot: Boot, processor: &'static Processor, process
         processors: apic_ids.into_boxed_slice(),
         finished: AtomicU32::new(0),
     });
+    if let Some(pin) = boot.serial_pin
+        && pin.route(interrupt::SERIAL_VECTOR, processor.apic_id)
+    {
+        console::listen();
+    }
     hypervisor.start(processor);
     hypervisor.run(processor)
 }

@@ -32,6 +32,9 @@ impl Hypervisor {
         if notes & note::WAKEUP != 0 {
             self.wake_up(processor);
         }
+        if notes & note::SERIAL != 0 {
+            self.take_input(processor);
+        }
         let now = read_time_stamp();
         let own = vcpu
             .apic

@@ -6,6 +6,7 @@ use crate::host::console;
 use crate::host::frame_allocator::{FRAME, FrameAllocator};
 use crate::interrupts::vm_interrupts::VmInterrupts;
 use crate::vcpu::virtual_processor::VirtualProcessor;
+use crate::vm::console_input::ConsoleInput;
 use crate::vm::devices::Platform;
 use crate::vm::memory::{FrameAccess, GuestMemory, MemoryLayout};
 use crate::vmx::ept::{Ept, EptError, Permission, TableMemory};
@@ -173,13 +174,15 @@ struct VcpuCell(UnsafeCell<VirtualProcessor>);
 // SAFETY: the scheduler gives a vCPU to one processor at a time; see `VirtualMachine::vcpu`.
 unsafe impl Sync for VcpuCell {}
 
-/// The devices and what the guest has written of its present line.
+/// The devices, what the guest has written of its present line, and what was typed for it.
 #[derive(Debug)]
 pub struct Devices {
     /// The devices.
     pub platform: Platform,
     /// Console output that is not a whole line yet.
     pub line: Line,
+    /// What was typed for the guest.
+    pub input: ConsoleInput,
 }
 
 /// What the guest has written of its present line. Whole lines go out at once, so that they do not
@@ -267,6 +270,7 @@ impl VirtualMachine {
         let devices = Devices {
             platform: Platform::new(vcpus.len() as u32, memory.memory.layout().size()),
             line: Line::default(),
+            input: ConsoleInput::default(),
         };
         Self {
             interrupts,

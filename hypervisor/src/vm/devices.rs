@@ -11,6 +11,8 @@ use devices::{
     reset_control::ResetEffect,
 };
 
+use crate::vm::console_input::ConsoleInput;
+
 use crate::interrupts::{
     ipi_dispatch::IpiDispatcher,
     posting::{Sender, Signal},
@@ -118,6 +120,23 @@ impl Platform {
         let mut route = |effect| route(dispatcher, context, effect, &mut act);
         board.io_apic_write(offset, value, &mut route);
         Presence::Device
+    }
+
+    /// The first serial port takes as much of `input` as it has room for, once software listens there.
+    pub fn type_in(
+        &mut self,
+        context: AccessContext<'_>,
+        input: &mut ConsoleInput,
+        mut act: impl FnMut(PlatformEffect),
+    ) {
+        let Self { board, dispatcher } = self;
+        let mut route = |effect| route(dispatcher, context, effect, &mut act);
+        while board.listens()
+            && board.receive_capacity() > 0
+            && let Some(byte) = input.take()
+        {
+            board.receive(byte, context.now, &mut route);
+        }
     }
 
     /// Runs the devices to now.
@@ -337,6 +356,40 @@ mod tests {
         );
         assert!(bench.out(0x80, 1, 0x42).is_empty());
         assert_eq!(bench.read(0x80, 1), 0x42);
+    }
+
+    #[test]
+    fn what_is_typed_waits_for_a_listener_and_for_room() {
+        let mut bench = Bench::new();
+        bench.redirect(4, 0x34, 0x0100_0000);
+        let mut input = ConsoleInput::default();
+        let mut line = b"abc".iter().copied();
+        input.fill(|| line.next());
+        let mut type_in = |bench: &mut Bench| {
+            let mut effects = Vec::new();
+            let context = AccessContext {
+                vm: &bench.vm,
+                sender: Sender { processor: 0 },
+                now: bench.now,
+            };
+            bench
+                .platform
+                .type_in(context, &mut input, |e| effects.push(e));
+            effects.retain(|e| *e != PlatformEffect::Signal(Signal::None));
+            effects
+        };
+        assert!(type_in(&mut bench).is_empty(), "nobody listens");
+        // OUT2, and the received-data interrupt; no FIFOs, so there is room for one.
+        let _ = bench.out(0x3fc, 1, 0x0b);
+        let _ = bench.out(0x3f9, 1, 1);
+        let interrupt = PlatformEffect::Signal(Signal::Send(bench.vm.around().host.active(1)));
+        assert_eq!(type_in(&mut bench), [interrupt]);
+        assert!(type_in(&mut bench).is_empty(), "no room");
+        for byte in b"abc" {
+            assert_eq!(bench.read(0x3f8, 1), u32::from(*byte));
+            let _ = type_in(&mut bench);
+        }
+        assert_eq!(bench.read(0x3fd, 1) & 1, 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! CPUID and the MSRs say.
 
 pub mod configuration;
+pub mod console_input;
 pub mod cpuid;
 pub mod devices;
 pub mod guest_image;
