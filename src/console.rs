@@ -20,7 +20,7 @@ struct State {
     reports: Vec<ReportLine>,
     text: String,
     on_line: OnLine,
-    /// Bytes go here as they come: the terminal of an interactive run.
+    /// Bytes go here as they come: a file, or the terminal of an interactive run.
     raw: Option<Box<dyn Write + Send>>,
 }
 
@@ -103,5 +103,91 @@ impl Write for Console {
             Some(raw) => raw.flush(),
             None => Ok(()),
         }
+    }
+}
+
+/// What a report line begins with.
+const REPORT: &[u8] = b"#ph ";
+
+/// Passes everything on but report lines, as soon as it is clear that a line is none.
+#[derive(Debug)]
+pub struct WithoutReports<W> {
+    out: W,
+    line: Place,
+}
+
+/// Where in a line the next byte is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// All bytes of it so far, this many, could begin a report.
+    Undecided(usize),
+    /// It is shown.
+    Shown,
+    /// It is a report.
+    Hidden,
+}
+
+impl<W: Write> WithoutReports<W> {
+    /// Passes on to `out`.
+    pub const fn new(out: W) -> Self {
+        Self {
+            out,
+            line: Place::Undecided(0),
+        }
+    }
+
+    fn pass(&mut self, byte: u8) -> io::Result<()> {
+        match self.line {
+            Place::Undecided(length) if REPORT.get(length) == Some(&byte) => {
+                self.line = if length + 1 == REPORT.len() {
+                    Place::Hidden
+                } else {
+                    Place::Undecided(length + 1)
+                };
+                return Ok(());
+            }
+            Place::Undecided(length) => {
+                self.out.write_all(REPORT.get(..length).unwrap_or(&[]))?;
+                self.line = Place::Shown;
+            }
+            Place::Shown | Place::Hidden => {}
+        }
+        if self.line == Place::Shown {
+            self.out.write_all(&[byte])?;
+        }
+        if byte == b'\n' {
+            self.line = Place::Undecided(0);
+        }
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for WithoutReports<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        bytes.iter().try_for_each(|byte| self.pass(*byte))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_hidden_and_prompts_are_shown_at_once() {
+        let shown = |text: &str| {
+            let mut filter = WithoutReports::new(Vec::new());
+            filter.write_all(text.as_bytes()).unwrap();
+            String::from_utf8(filter.out).unwrap()
+        };
+        assert_eq!(shown("a\r\n#ph exits x=1\r\nb\n"), "a\r\nb\n");
+        assert_eq!(shown("#ph x\n\n#ph y\n~ # "), "\n~ # ");
+        assert_eq!(shown("# "), "# ");
+        assert_eq!(shown("#phase\nb #ph c"), "#phase\nb #ph c");
+        assert_eq!(shown("#p"), "", "it may become one");
     }
 }

@@ -1,11 +1,12 @@
 //! One guest under the hypervisor on the machine.
 
 use std::fmt;
+use std::sync::Arc;
 
 use firmware::boot::{Protocol, detect};
 use machine::cpu::CpuModel;
 use machine::machine::{Configuration, Kernel, Machine, MachineError, Module, Report, Schedule};
-use machine::platform::Outcome;
+use machine::platform::{Outcome, Platform};
 
 use crate::console::{Console, OnLine};
 use crate::images;
@@ -103,6 +104,8 @@ pub struct GuestRun {
     pub limit: u64,
     /// What kind of processors.
     pub model: CpuModel,
+    /// What is typed into the console from the start.
+    pub input: Vec<u8>,
     /// Whether the events are kept.
     pub keep_events: bool,
 }
@@ -123,6 +126,7 @@ impl Default for GuestRun {
             schedule: Schedule::Deterministic { seed: 1 },
             limit: 20_000_000_000,
             model: CpuModel::default(),
+            input: Vec::new(),
             keep_events: false,
         }
     }
@@ -265,6 +269,16 @@ impl GuestRun {
     /// Runs the guest to its end without judging how it ended; each whole console line goes to
     /// `on_line`.
     pub fn run_to_end(&self, on_line: OnLine) -> Result<Finished, RunError> {
+        self.run_on(Console::new(on_line), |_| {})
+    }
+
+    /// Runs the guest to its end without judging how it ended. `starting` gets what the machine's
+    /// processors share just before they run.
+    pub fn run_on(
+        &self,
+        console: Console,
+        starting: impl FnOnce(&Arc<Platform>),
+    ) -> Result<Finished, RunError> {
         if self.vcpus == 0 || self.vcpus > 255 {
             return Err(RunError::VirtualProcessors(self.vcpus));
         }
@@ -278,7 +292,6 @@ impl GuestRun {
             bytes,
             command_line: "",
         }));
-        let console = Console::new(on_line);
         let mut machine = Machine::new(
             &Configuration {
                 processors: self.processors,
@@ -296,6 +309,8 @@ impl GuestRun {
             },
             Box::new(console.clone()),
         )?;
+        machine.type_in(&self.input);
+        starting(machine.platform());
         let report = machine.run();
         let events = machine.take_events();
         let lines = console.reports();

@@ -1,6 +1,6 @@
 //! `posthaste machine`: a kernel or hypervisor on the bare machine.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -10,8 +10,9 @@ use machine::machine::{Configuration, Kernel, Machine, Module, Protocol, Report}
 use machine::platform::Outcome;
 use serde::Serialize;
 
-use super::options::MachineOptions;
-use super::{CommandError, read_file, read_kernel};
+use super::options::{ConsoleOptions, MachineOptions};
+use super::terminal::{RawTerminal, TerminalOutput};
+use super::{CommandError, keyboard, read_file, read_kernel};
 
 /// A boot protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -89,12 +90,8 @@ pub(super) struct Options {
     /// The boot protocol, if the image offers several
     #[arg(long, value_enum)]
     protocol: Option<BootProtocol>,
-    /// Write the console to a file instead of the standard output
-    #[arg(long, value_name = "FILE")]
-    console: Option<PathBuf>,
-    /// Type a file's content into the console, as fast as the guest takes it
-    #[arg(long, value_name = "FILE")]
-    input: Option<PathBuf>,
+    #[command(flatten)]
+    console: ConsoleOptions,
     /// Write what the run took, as JSON: instructions, virtual time and the host's time
     #[arg(long, value_name = "FILE")]
     statistics: Option<PathBuf>,
@@ -176,19 +173,11 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
             command_line,
         })
         .collect();
-    let input = match &options.input {
-        Some(path) => read_file("read the input", path)?,
-        None => Vec::new(),
-    };
-    let console: Box<dyn Write + Send> = match &options.console {
-        Some(path) => {
-            let file = std::fs::File::create(path).map_err(|source| CommandError::File {
-                what: "write the console to",
-                path: path.clone(),
-                source,
-            })?;
-            Box::new(std::io::BufWriter::new(file))
-        }
+    let input = options.console.input()?;
+    let is_interactive = options.console.is_interactive();
+    let console: Box<dyn Write + Send> = match options.console.file()? {
+        Some(file) => Box::new(BufWriter::new(file)),
+        None if is_interactive => Box::new(TerminalOutput),
         None => Box::new(std::io::stdout()),
     };
     let mut machine = Machine::new(
@@ -213,9 +202,16 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         source,
     })?;
     machine.type_in(&input);
+    let terminal = is_interactive.then(RawTerminal::enter).transpose();
+    let terminal = terminal.map_err(CommandError::Terminal)?;
+    if terminal.is_some() {
+        eprintln!("posthaste: {}", keyboard::HINT);
+        keyboard::connect(machine.platform());
+    }
     let start = Instant::now();
     let report = machine.run();
     let elapsed = start.elapsed();
+    drop(terminal);
     // The console is on the standard output too; what was lost there was reported as the outcome.
     let _ = std::io::stdout().flush();
     if let Some(path) = &options.statistics {
@@ -232,6 +228,10 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     let unimplemented = report.unimplemented.iter();
     let status = match report.outcome {
         Outcome::PowerOff => ExitCode::SUCCESS,
+        Outcome::Stopped => {
+            eprintln!("\nposthaste: left");
+            ExitCode::SUCCESS
+        }
         // As QEMU's isa-debug-exit: the status is never 0.
         Outcome::Exit(value) => ExitCode::from((value << 1 | 1) as u8),
         outcome => {

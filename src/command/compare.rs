@@ -1,10 +1,11 @@
 //! `posthaste compare`: the same guest with IPI virtualization off and on.
 
+use std::fs::File;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::run::GuestOptions;
+use super::run::{GuestOptions, buffered};
 use super::{CommandError, demonstration, print};
 use crate::guest_run::Switch;
 use crate::table;
@@ -18,10 +19,13 @@ pub(super) struct Options {
 
 /// Runs the guest twice.
 pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
+    let file = options.guest.console.file()?;
     let mut results = Vec::new();
     for ipi_virtualization in [Switch::Off, Switch::On] {
         let run = options.guest.guest_run(ipi_virtualization)?;
-        results.push(demonstration::show(&run)?);
+        let file = file.as_ref().map(File::try_clone).transpose();
+        let file = file.map_err(CommandError::Output)?;
+        results.push(demonstration::show(&run, file.map(buffered))?);
     }
     if options.guest.json {
         return demonstration::print_json(results);

@@ -1,5 +1,6 @@
 //! The demonstration: the embedded guest, in both APIC modes, IPI virtualization off and on.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -7,7 +8,9 @@ use machine::machine::Schedule;
 
 use super::progress::Progress;
 use super::{CommandError, print};
+use crate::console::Console;
 use crate::guest_run::{ApicMode, GuestRun, Switch};
+use crate::report_lines::ReportLine;
 use crate::result::{Document, RunResult};
 use crate::table;
 
@@ -36,7 +39,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
                 ipi_virtualization,
                 ..base.clone()
             };
-            results.push(show(&run)?);
+            results.push(show(&run, None)?);
         }
     }
     if options.json {
@@ -54,8 +57,11 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a guest and shows its phases as they end.
-pub(super) fn show(run: &GuestRun) -> Result<RunResult, CommandError> {
+/// Runs a guest and shows its phases as they end; `file` gets the console.
+pub(super) fn show(
+    run: &GuestRun,
+    file: Option<Box<dyn Write + Send>>,
+) -> Result<RunResult, CommandError> {
     let ipiv = match run.ipi_virtualization {
         Switch::Off => "off",
         Switch::On => "on",
@@ -65,11 +71,14 @@ pub(super) fn show(run: &GuestRun) -> Result<RunResult, CommandError> {
         run.apic.name()
     ));
     let shown = progress.clone();
-    let finished = run.run(Box::new(move |_, report| {
+    let on_line = Box::new(move |_: &str, report: Option<&ReportLine>| {
         if let Some(report) = report.filter(|report| report.kind == "phase") {
             shown.step(&format!("{} {}", report.get("name"), report.get("verdict")));
         }
-    }));
+    });
+    let finished = run
+        .run_on(Console::with_raw(on_line, file), |_| {})
+        .and_then(|finished| run.judge(finished));
     match finished {
         Ok(finished) => {
             progress.finish(&format!(

@@ -4,12 +4,15 @@ mod bare_machine;
 mod compare;
 mod demonstration;
 mod image;
+mod keyboard;
 mod options;
 mod probe;
 mod progress;
 mod run;
+mod terminal;
 
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -70,6 +73,8 @@ pub enum CommandError {
     Unexpected(String),
     /// A program that is needed is missing or failed.
     Tool(String),
+    /// The terminal could not be made raw.
+    Terminal(std::io::Error),
     /// The result could not be written.
     Output(std::io::Error),
 }
@@ -83,6 +88,7 @@ impl fmt::Display for CommandError {
             Self::Kernel { path, source } => write!(f, "{}: {source}", path.display()),
             Self::Run(error) => write!(f, "{error}"),
             Self::Unexpected(text) | Self::Tool(text) => write!(f, "{text}"),
+            Self::Terminal(error) => write!(f, "cannot use the terminal: {error}"),
             Self::Output(error) => write!(f, "cannot write the result: {error}"),
         }
     }
@@ -92,6 +98,15 @@ impl From<RunError> for CommandError {
     fn from(error: RunError) -> Self {
         Self::Run(error)
     }
+}
+
+/// Creates the file that a console is written to.
+fn console_file(path: &Path) -> Result<File, CommandError> {
+    File::create(path).map_err(|source| CommandError::File {
+        what: "write the console to",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Reads a kernel and makes sure that it is one.

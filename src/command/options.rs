@@ -1,9 +1,14 @@
 //! Options that several subcommands share.
 
+use std::fs::File;
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use machine::cpu::CpuModel;
 use machine::cpu::model::VirtualizationLevel;
 use machine::machine::Schedule;
+
+use super::{CommandError, console_file, keyboard, read_file};
 
 /// Which processor the machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,6 +47,37 @@ pub(super) enum ScheduleKind {
     Deterministic,
     /// A host thread per processor
     Parallel,
+}
+
+/// The console.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ConsoleOptions {
+    /// Write the console to a file instead of the standard output
+    #[arg(long, value_name = "FILE")]
+    console: Option<PathBuf>,
+    /// Type a file's content into the console, as fast as the guest takes it
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+}
+
+impl ConsoleOptions {
+    /// What is typed; nothing if nobody says.
+    pub(super) fn input(&self) -> Result<Vec<u8>, CommandError> {
+        match &self.input {
+            Some(path) => read_file("read the input", path),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Where the console goes, if not to the standard output.
+    pub(super) fn file(&self) -> Result<Option<File>, CommandError> {
+        self.console.as_deref().map(console_file).transpose()
+    }
+
+    /// Whether the console is the terminal, with somebody at its keyboard.
+    pub(super) fn is_interactive(&self) -> bool {
+        self.console.is_none() && self.input.is_none() && keyboard::is_there()
+    }
 }
 
 /// The machine.

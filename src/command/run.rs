@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use machine::platform::Outcome;
 
-use super::options::MachineOptions;
-use super::{CommandError, demonstration, print, read_file, read_kernel};
-use crate::guest_run::{ApicMode, Finished, GuestRun, Switch};
+use super::options::{ConsoleOptions, MachineOptions};
+use super::terminal::{RawTerminal, TerminalOutput};
+use super::{CommandError, demonstration, keyboard, print, read_file, read_kernel};
+use crate::console::{Console, WithoutReports};
+use crate::guest_run::{ApicMode, Finished, GuestRun, RunError, Switch};
+use crate::report_lines::ReportLine;
 use crate::table;
 
 /// The guest and the machine it runs on.
@@ -50,6 +54,8 @@ pub(super) struct GuestOptions {
     /// Print one JSON object instead of the console and tables
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) console: ConsoleOptions,
     #[command(flatten)]
     machine: MachineOptions,
 }
@@ -106,6 +112,7 @@ impl GuestOptions {
             schedule: self.machine.schedule(),
             limit: self.machine.limit,
             model: self.machine.model(),
+            input: self.console.input()?,
             keep_events: false,
         })
     }
@@ -115,15 +122,25 @@ impl GuestOptions {
 pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     let mut run = options.guest.guest_run(options.ipiv)?;
     run.keep_events = options.trace.is_some();
-    let quiet = options.guest.json;
-    let finished = run.run_to_end(Box::new(move |line, report| {
-        if !quiet && report.is_none() {
-            // A reader that went away does not end the run.
-            let _ = writeln!(std::io::stdout(), "{line}");
-        }
-    }))?;
+    let finished = if !options.guest.json && options.guest.console.is_interactive() {
+        run_interactively(&run)?
+    } else {
+        let file = options.guest.console.file()?;
+        let quiet = options.guest.json || file.is_some();
+        let on_line = Box::new(move |line: &str, report: Option<&ReportLine>| {
+            if !quiet && report.is_none() {
+                // A reader that went away does not end the run.
+                let _ = writeln!(std::io::stdout(), "{line}");
+            }
+        });
+        run.run_on(Console::with_raw(on_line, file.map(buffered)), |_| {})?
+    };
     if let Some(path) = &options.trace {
         write_trace(path, &finished)?;
+    }
+    if finished.report.outcome == Outcome::Stopped {
+        eprintln!("\nposthaste: left");
+        return Ok(ExitCode::SUCCESS);
     }
     let finished = run.judge(finished)?;
     if options.guest.json {
@@ -136,6 +153,22 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         table::exits(&results)
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the guest with its console on the terminal.
+fn run_interactively(run: &GuestRun) -> Result<Finished, CommandError> {
+    let shown = Box::new(WithoutReports::new(TerminalOutput));
+    let console = Console::with_raw(Box::new(|_, _| {}), Some(shown));
+    let terminal = RawTerminal::enter().map_err(CommandError::Terminal)?;
+    eprintln!("posthaste: {}", keyboard::HINT);
+    let finished: Result<Finished, RunError> = run.run_on(console, keyboard::connect);
+    drop(terminal);
+    Ok(finished?)
+}
+
+/// A file that a console is written to.
+pub(super) fn buffered(file: File) -> Box<dyn Write + Send> {
+    Box::new(BufWriter::new(file))
 }
 
 fn write_trace(path: &Path, finished: &Finished) -> Result<(), CommandError> {

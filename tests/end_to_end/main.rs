@@ -1,6 +1,7 @@
 //! The whole: the command, the hypervisor's image and the guest's, on the machine.
 
 mod bad_input;
+mod console_files;
 mod determinism;
 mod elf;
 mod entry_failure;
@@ -10,3 +11,7 @@ mod processor_models;
 mod program;
 mod red_zone;
 mod seeds;
+mod terminal;
+
+#[path = "../support/pseudo_terminal.rs"]
+mod pseudo_terminal;

@@ -12,7 +12,11 @@ mod linux_clock;
 mod linux_console;
 mod linux_guest;
 mod linux_machine;
+mod linux_terminal;
 mod qemu;
+
+#[path = "../support/pseudo_terminal.rs"]
+mod pseudo_terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,0 +1,96 @@
+//! The terminal in raw mode, and the way back on every way out.
+//!
+//! Keys then arrive one by one and belong to the guest, Ctrl-C among them. Output stays as it was, so
+//! that messages of our own still begin at the left.
+
+use std::io::{self, Write};
+use std::sync::{Mutex, Once, PoisonError, TryLockError};
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
+/// What end a process unless it says otherwise, and leave no time to clean up.
+const ENDING_SIGNALS: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+
+/// The settings to go back to, while the terminal is raw.
+static SETTINGS: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// The terminal on standard input, raw as long as this lives.
+#[derive(Debug)]
+pub(super) struct RawTerminal(());
+
+impl RawTerminal {
+    /// Makes it raw.
+    pub(super) fn enter() -> io::Result<Self> {
+        restore_on_other_ways_out()?;
+        let terminal = io::stdin();
+        let settings = tcgetattr(&terminal)?;
+        let mut raw = settings.clone();
+        raw.make_raw();
+        raw.output_modes = settings.output_modes;
+        *SETTINGS.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+        // What was typed before is the guest's as well.
+        tcsetattr(&terminal, OptionalActions::Now, &raw)?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Goes back to the settings from before, if the terminal is raw.
+fn restore() {
+    let mut settings = match SETTINGS.try_lock() {
+        Ok(settings) => settings,
+        Err(TryLockError::Poisoned(error)) => error.into_inner(),
+        // Somebody else is at it.
+        Err(TryLockError::WouldBlock) => return,
+    };
+    if let Some(settings) = settings.take() {
+        // A terminal that went away needs nothing more.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &settings);
+    }
+}
+
+/// A signal ends the process as ever, and a panic aborts it as ever, but after the terminal is itself.
+fn restore_on_other_ways_out() -> io::Result<()> {
+    static PANIC_HOOK: Once = Once::new();
+    let mut signals = Signals::new(ENDING_SIGNALS)?;
+    std::thread::Builder::new().spawn(move || {
+        for signal in signals.forever() {
+            restore();
+            // It does not come back for these.
+            let _ = emulate_default_handler(signal);
+        }
+    })?;
+    PANIC_HOOK.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            restore();
+            report(panic);
+        }));
+    });
+    Ok(())
+}
+
+/// The terminal on standard output: every byte at once, for a prompt ends no line.
+#[derive(Debug)]
+pub(super) struct TerminalOutput;
+
+impl Write for TerminalOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
