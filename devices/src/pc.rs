@@ -30,6 +30,83 @@ const RTC_IRQ: u8 = 8;
 /// IRQ 0 reaches the I/O APIC at pin 2, because the 8259's output takes pin 0.
 const PIT_PIN: usize = 2;
 
+/// Ports with a device behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first port.
+    pub first: u16,
+    /// The last port.
+    pub last: u16,
+    /// The device.
+    pub device: &'static str,
+    /// What software finds there.
+    pub what: &'static str,
+}
+
+const fn ports(first: u16, last: u16, device: &'static str, what: &'static str) -> PortRange {
+    PortRange {
+        first,
+        last,
+        device,
+        what,
+    }
+}
+
+/// Every port that is not just the empty bus, in order. Those of the firmware configuration are there only
+/// [with a configuration](Pc::with_configuration).
+pub const PORTS: &[PortRange] = &[
+    ports(0x20, 0x21, "8259A", "first interrupt controller"),
+    ports(
+        0x40,
+        0x43,
+        "8254",
+        "timer; channel 0 is IRQ 0, pin 2 of the I/O APIC",
+    ),
+    ports(0x61, 0x61, "8254", "gate and output of channel 2"),
+    ports(
+        0x70,
+        0x71,
+        "MC146818A",
+        "real-time clock, IRQ 8; its memory is zero at first",
+    ),
+    ports(0x80, 0x80, "debug port", "POST code; reads give it back"),
+    ports(0xa0, 0xa1, "8259A", "second interrupt controller"),
+    ports(
+        0xf4,
+        0xf4,
+        "debug port",
+        "a write ends the run with that value",
+    ),
+    ports(0xf5, 0xf5, "debug port", "a 32-bit write marks a phase"),
+    ports(
+        0x3f8,
+        0x3ff,
+        "PC16550D",
+        "first serial port, IRQ 4: the console",
+    ),
+    ports(0x4d0, 0x4d1, "8259A", "edge or level, by IRQ"),
+    ports(
+        0x510,
+        0x511,
+        "firmware configuration",
+        "as QEMU's fw_cfg: number of processors and RAM",
+    ),
+    ports(
+        0x600,
+        0x60b,
+        "ACPI power management",
+        "PM1a event and control, 32-bit PM timer; SCI is IRQ 9",
+    ),
+    ports(
+        0xcf8,
+        0xcf8,
+        "PCI",
+        "configuration address, by 32-bit accesses; no device answers",
+    ),
+    ports(0xcf9, 0xcf9, "reset control", "6 resets"),
+    ports(0xcfc, 0xcff, "PCI", "configuration data: all ones"),
+];
+
 /// What an access, or the passing of time, asks the platform to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -396,6 +473,28 @@ mod tests {
         pc.port_write(0xe0, 4, 0x0102_0304, 0, &mut |_| {});
         assert_eq!(pc.port_read(0xe0, 4, 0, &mut |_| {}), 0x0102_0304);
         assert_eq!(pc.port_read(0xe1, 2, 0, &mut |_| {}), 0x0203);
+    }
+
+    #[test]
+    fn the_list_of_ports_is_what_the_devices_claim() {
+        for port in 0..=u16::MAX {
+            let claimed = PicPair::claims(port)
+                || Pit::claims(port)
+                || Rtc::claims(port)
+                || DebugPort::claims(port)
+                || serial_offset(port).is_some()
+                || power_offset(port).is_some()
+                || port == reset_control::PORT
+                || PciConfiguration::is_data(port)
+                || PciConfiguration::is_address(port, 4)
+                || FirmwareConfiguration::is_data(port)
+                || FirmwareConfiguration::is_selector(port, 2);
+            let listed = PORTS
+                .iter()
+                .filter(|range| (range.first..=range.last).contains(&port));
+            assert_eq!(listed.count(), usize::from(claimed), "{port:#x}");
+        }
+        assert!(PORTS.is_sorted_by_key(|range| range.first));
     }
 
     #[test]

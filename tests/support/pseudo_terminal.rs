@@ -1,5 +1,8 @@
 //! The command on a pseudo-terminal, as a person has it: the test sees its output and types.
-#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+#![allow(
+    dead_code,
+    reason = "each test binary uses its own part of this module"
+)]
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -1,6 +1,7 @@
 //! Project tasks: `cargo xtask TASK`.
 
 mod check;
+mod contract;
 mod initramfs;
 mod kernels;
 mod linux;
@@ -21,7 +22,8 @@ usage: cargo xtask TASK
   linux    the tests with Debian's kernels; with --all every one, which takes long
   guest    put a kernel and a RAM disk with work for guests into target/kernels
   peers boot  time the boot of Debian's kernel on the machine, in Bochs and in QEMU
-  picture  draw docs/demonstration.svg from a run of the demonstration";
+  contract render the tables of docs/guest-contract.md and docs/machine.md from the code
+  picture  draw the README's pictures: a run of the demonstration, and Debian's kernel off and on";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -31,8 +33,9 @@ fn main() -> ExitCode {
         ["check"] => check::run(),
         ["linux"] => linux::run(linux::Extent::Bounded),
         ["linux", "--all"] => linux::run(linux::Extent::All),
-        ["guest"] => linux_guest::prepare(),
+        ["guest"] => linux_guest::prepare().map(|_| ()),
         ["peers", "boot"] => peers::boot(),
+        ["contract"] => contract::run(),
         ["picture"] => picture::run(),
         _ => Err(USAGE.to_owned()),
     };
