@@ -37,8 +37,9 @@ fn works(mut session: Session) {
     session.wait_for("\n42\r");
     session.wait_for(PROMPT);
     // Ctrl-C is the guest's: it ends what runs there, and nothing here.
-    session.type_in("sleep 1000\r");
-    session.wait_for("sleep 1000\r");
+    // Both are of the group that Ctrl-C ends, from before the first says that it runs.
+    session.type_in("sh -c 'echo asleep $((2+3)); sleep 1000'\r");
+    session.wait_for("asleep 5\r");
     session.type_in("\x03");
     session.wait_for(PROMPT);
     session.type_in("sleep 1; echo awake $((1+1))\r");
