@@ -1,6 +1,7 @@
 //! `posthaste compare`: the same guest with IPI virtualization off and on.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -8,13 +9,16 @@ use clap::Args;
 use super::run::{GuestOptions, buffered};
 use super::{CommandError, demonstration, print};
 use crate::guest_run::Switch;
-use crate::table;
+use crate::{plot, table};
 
 /// Options of `compare`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
     guest: GuestOptions,
+    /// Draw the comparison as an SVG picture
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
 }
 
 /// Runs the guest twice.
@@ -26,6 +30,14 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         let file = file.as_ref().map(File::try_clone).transpose();
         let file = file.map_err(CommandError::Output)?;
         results.push(demonstration::show(&run, file.map(buffered))?);
+    }
+    if let (Some(path), [off, on]) = (&options.plot, results.as_slice()) {
+        let picture = plot::comparison(&options.guest.name(), off, on);
+        std::fs::write(path, picture).map_err(|source| CommandError::File {
+            what: "write the picture to",
+            path: path.clone(),
+            source,
+        })?;
     }
     if options.guest.json {
         return demonstration::print_json(results);

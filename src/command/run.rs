@@ -74,6 +74,15 @@ pub(super) struct Options {
 }
 
 impl GuestOptions {
+    /// What people call the guest.
+    pub(super) fn name(&self) -> String {
+        let file = self.kernel.as_deref().and_then(Path::file_name);
+        file.map_or_else(
+            || "the embedded guest".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        )
+    }
+
     /// The guest's RAM in MiB, unless the hypervisor is to decide.
     fn guest_memory_mib(&self) -> Option<u64> {
         let chosen = self

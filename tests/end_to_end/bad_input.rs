@@ -174,6 +174,26 @@ fn a_place_that_cannot_be_written() {
 }
 
 #[test]
+fn a_picture_or_console_that_cannot_be_written() {
+    let options = ["--append", "phases=self rounds=1"];
+    refused(
+        &posthaste(&[&["compare", "--plot", "/no/such/plot.svg"][..], &options].concat())
+            .without_progress(),
+        &["write the picture", "/no/such/plot.svg"],
+    );
+    for command in ["run", "compare"] {
+        refused(
+            &posthaste(&[&[command, "--console", "/no/such/console"][..], &options].concat()),
+            &["write the console", "/no/such/console"],
+        );
+        refused(
+            &posthaste(&[&[command, "--input", "/no/such/input"][..], &options].concat()),
+            &["read the input", "/no/such/input"],
+        );
+    }
+}
+
+#[test]
 fn a_kernel_that_triple_faults() {
     // lidt of six zeros, then ud2: no handler, none for the double fault either.
     let zeros = (ENTRY + 9).to_le_bytes();

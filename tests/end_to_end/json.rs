@@ -128,3 +128,23 @@ fn compare_has_two_runs_and_run_has_one() {
         (&Value::from(2), &Value::from(9))
     );
 }
+
+#[test]
+fn a_comparison_can_have_a_picture_beside_its_json() {
+    let picture = crate::program::TemporaryFile::new("comparison.svg", b"");
+    let options = "phases=unicast rounds=200";
+    let document = document(&[
+        "compare",
+        "--json",
+        "--append",
+        options,
+        "--plot",
+        picture.path(),
+    ]);
+    let picture = std::fs::read_to_string(picture.path()).unwrap();
+    roxmltree::Document::parse(&picture).unwrap();
+    for run in runs(&document) {
+        let exits = run["exits_per_unicast_ipi"].as_f64().unwrap();
+        assert!(picture.contains(&format!(">{exits:.2}<")), "{picture}");
+    }
+}

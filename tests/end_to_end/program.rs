@@ -14,6 +14,16 @@ pub(crate) struct Ended {
     pub(crate) errors: String,
 }
 
+impl Ended {
+    /// Without what the error stream said about progress, which is indented or the run's title.
+    pub(crate) fn without_progress(mut self) -> Self {
+        let lines = self.errors.lines();
+        let errors = lines.filter(|line| line.starts_with("posthaste: "));
+        self.errors = errors.collect::<Vec<_>>().join("\n");
+        self
+    }
+}
+
 /// Runs a `posthaste` program.
 pub(crate) fn run(program: &Path, arguments: &[&str]) -> Ended {
     let output = Command::new(program)

@@ -16,8 +16,17 @@ const WORKLOAD: &str = "ipi_workload";
 const KVM_USER: &str = "kvm_ipis";
 const CLOCK: &str = "clock_check";
 
-/// Downloads and builds it.
-pub(crate) fn prepare() -> Result<(), String> {
+/// A guest and its RAM disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Guest {
+    /// Debian's kernel for virtual machines.
+    pub(crate) kernel: PathBuf,
+    /// The RAM disk with the workloads.
+    pub(crate) initial_ram_disk: PathBuf,
+}
+
+/// Downloads and builds what the tests need; gives what is of use to others too.
+pub(crate) fn prepare() -> Result<Guest, String> {
     let kernels = kernels::ensure(&root())?;
     let workload = build(WORKLOAD)?;
     let clock = build(CLOCK)?;
@@ -47,7 +56,11 @@ pub(crate) fn prepare() -> Result<(), String> {
         name: "bin/kvm_ipis",
         source: &user,
     });
-    write(KVM_RAM_DISK, &initramfs::build(&kernels.busybox, &files)?)
+    write(KVM_RAM_DISK, &initramfs::build(&kernels.busybox, &files)?)?;
+    Ok(Guest {
+        kernel: kernels.cloud,
+        initial_ram_disk: root().join(INITIAL_RAM_DISK),
+    })
 }
 
 fn write(name: &str, image: &[u8]) -> Result<(), String> {
