@@ -16,7 +16,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use machine::cpu::CpuModel;
+use machine::cpu::{CpuModel, Engine};
 use machine::machine::{Configuration, Kernel, Machine, Module, Schedule};
 use measure::bochs_run::{Bochs, Settings};
 use measure::{StopAt, Watch, Watched, iso, median};
@@ -102,6 +102,7 @@ fn on_the_machine(
             memory: u64::from(MEMORY_MIB) << 20,
             model: CpuModel::default(),
             schedule,
+            engine: Engine::default(),
             limit: u64::MAX,
             keep_events: false,
         },

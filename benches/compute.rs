@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use devices::debug_port::PhaseMark;
-use machine::cpu::CpuModel;
+use machine::cpu::{CpuModel, Engine};
 use machine::machine::{Configuration, Kernel, Machine, Schedule};
 use measure::bochs_run::{Bochs, Settings};
 use measure::{StopAt, Watch, Watched, iso, median};
@@ -47,6 +47,7 @@ fn on_the_machine(command_line: &str) -> Result<(f64, String, u64), String> {
             memory: 256 << 20,
             model: CpuModel::default(),
             schedule: Schedule::Deterministic { seed: 1 },
+            engine: Engine::default(),
             limit: u64::MAX,
             keep_events: false,
         },

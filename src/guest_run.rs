@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use firmware::boot::{Protocol, detect};
-use machine::cpu::CpuModel;
+use machine::cpu::{CpuModel, Engine};
 use machine::machine::{Configuration, Kernel, Machine, MachineError, Module, Report, Schedule};
 use machine::platform::{Outcome, Platform};
 
@@ -100,6 +100,8 @@ pub struct GuestRun {
     pub guest_memory_mib: Option<u64>,
     /// Who runs when.
     pub schedule: Schedule,
+    /// What executes the machine's instructions.
+    pub engine: Engine,
     /// Instructions after which the run ends.
     pub limit: u64,
     /// What kind of processors.
@@ -124,6 +126,7 @@ impl Default for GuestRun {
             memory: 256 << 20,
             guest_memory_mib: None,
             schedule: Schedule::Deterministic { seed: 1 },
+            engine: Engine::default(),
             limit: 20_000_000_000,
             model: CpuModel::default(),
             input: Vec::new(),
@@ -298,6 +301,7 @@ impl GuestRun {
                 memory: self.memory,
                 model: self.model.clone(),
                 schedule: self.schedule,
+                engine: self.engine,
                 limit: self.limit,
                 keep_events: self.keep_events,
             },

@@ -171,6 +171,12 @@ impl InterruptMailbox {
         self.attention.load(Ordering::Relaxed) != 0
     }
 
+    /// The word that is not 0 while there may be something to take, for an owner that looks at it
+    /// by its address.
+    pub fn attention_word(&self) -> &AtomicU32 {
+        &self.attention
+    }
+
     /// Takes everything. For the owner alone.
     pub fn take(&self) -> Taken {
         // A read-modify-write, to synchronize with every post that raised attention before.

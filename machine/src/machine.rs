@@ -17,7 +17,7 @@ use firmware::memory::{LoadMemory, MemoryError};
 
 use crate::bios_data;
 use crate::cpu::msr::UnknownMsr;
-use crate::cpu::{Activity, Cpu, CpuModel, Processor};
+use crate::cpu::{Activity, Cpu, CpuModel, Engine, Processor};
 use crate::kernel_entry;
 use crate::memory::{HOLE_END, HOLE_START, Ram, RamError};
 use crate::platform::{Mark, Outcome, Platform};
@@ -57,6 +57,8 @@ pub struct Configuration {
     pub schedule: Schedule,
     /// Instructions, of all processors together, after which the run ends.
     pub limit: u64,
+    /// What executes instructions.
+    pub engine: Engine,
     /// Whether the events are kept for [`Machine::take_events`].
     pub keep_events: bool,
 }
@@ -226,7 +228,7 @@ impl Machine {
                 }
                 kernel_entry::set_up_memory_types(&mut cpu);
                 cpu.publish_identity();
-                Processor::new(cpu)
+                Processor::with_engine(cpu, configuration.engine)
             })
             .collect();
         let mut machine = Self {

@@ -1,5 +1,6 @@
 //! A processor that executes anything in any mode, with any tables: whatever happens, the host's
-//! process neither panics nor hangs, and the processor gives control back when its slice is over.
+//! process neither panics nor hangs, and the processor gives control back when its slice is over. With
+//! the translator everything comes out as with the interpreter.
 #![allow(missing_docs, reason = "a test binary has no outside")]
 #![allow(
     clippy::precedence,
@@ -20,7 +21,7 @@ use hostile::for_seeds;
 use hostile::instructions::Opcodes;
 use hostile::random::Random;
 use posthaste_machine::cpu::segment::{DescriptorTable, Segment, register, rights};
-use posthaste_machine::cpu::{Activity, Cpu, CpuModel, Processor, Stop};
+use posthaste_machine::cpu::{Activity, Cpu, CpuModel, Engine, Processor, Stop};
 use posthaste_machine::memory::Ram;
 use posthaste_machine::platform::Platform;
 use posthaste_machine::schedule::{Clock, Share};
@@ -470,8 +471,39 @@ fn interrupt(platform: &Platform, index: usize, random: &mut Random) {
     platform.wake(index);
 }
 
-/// Gives the number of instructions that were executed.
-fn run_case(random: &mut Random, mode: Mode, opcodes: &Opcodes) -> u64 {
+/// A processor after a slice.
+#[derive(Debug, PartialEq, Eq)]
+struct Slice {
+    /// General registers, the zero register and RIP.
+    registers: [u64; 18],
+    flags: u64,
+    instructions: u64,
+    trace_hash: u64,
+    activity: Activity,
+    xmm: [u128; 16],
+}
+
+/// What a case came to.
+#[derive(Debug, PartialEq, Eq)]
+struct Ending {
+    /// Instructions that were executed.
+    executed: u64,
+    /// The processor after each slice.
+    slices: Vec<Slice>,
+    /// A hash of RAM.
+    ram: u64,
+}
+
+fn hash_of(ram: &Ram) -> u64 {
+    (0..RAM / 8).fold(0, |hash: u64, i| {
+        (hash ^ ram.load::<u64>(i * 8))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+    })
+}
+
+/// Runs a case with an engine.
+fn run_case(random: &mut Random, mode: Mode, opcodes: &Opcodes, engine: Engine) -> Ending {
     let platform = platform();
     let clock = Clock::Deterministic(Share::ALONE);
     let index = usize::from(random.chance(20));
@@ -491,8 +523,9 @@ fn run_case(random: &mut Random, mode: Mode, opcodes: &Opcodes) -> u64 {
         platform.ram.write_bytes(start, &code);
     }
     fill_processor(&mut cpu, random, mode);
-    let mut processor = Processor::new(cpu);
+    let mut processor = Processor::with_engine(cpu, engine);
     let mut executed = 0;
+    let mut slices = Vec::new();
     for _ in 0..SLICES {
         let cpu = &mut processor.cpu;
         let begin = cpu.instructions;
@@ -505,8 +538,19 @@ fn run_case(random: &mut Random, mode: Mode, opcodes: &Opcodes) -> u64 {
             processor.cpu.instructions <= end + LONGEST_BLOCK,
             "the slice ended late"
         );
+        let cpu = &processor.cpu;
+        let mut registers = [0; 18];
+        registers.copy_from_slice(&cpu.registers[..18]);
+        slices.push(Slice {
+            registers,
+            flags: cpu.rflags(),
+            instructions: cpu.instructions,
+            trace_hash: cpu.trace.hash(),
+            activity: cpu.activity,
+            xmm: cpu.xmm,
+        });
         match stop {
-            Stop::MachineStopped => return executed,
+            Stop::MachineStopped => break,
             Stop::Idle | Stop::SliceEnd if random.chance(50) => interrupt(&platform, index, random),
             Stop::Idle | Stop::SliceEnd => {}
         }
@@ -521,14 +565,35 @@ fn run_case(random: &mut Random, mode: Mode, opcodes: &Opcodes) -> u64 {
         }
         executed += processor.cpu.instructions - begin;
     }
-    executed
+    Ending {
+        executed,
+        slices,
+        ram: hash_of(&platform.ram),
+    }
+}
+
+/// Where the engines part.
+fn difference(one: &Ending, other: &Ending) -> String {
+    for (number, (a, b)) in one.slices.iter().zip(&other.slices).enumerate() {
+        if a != b {
+            return format!("slice {number}:\n{a:x?}\n{b:x?}");
+        }
+    }
+    "RAM".into()
 }
 
 fn run_mode(name: &str, mode: Mode) {
     let opcodes = Opcodes::of_mode(mode.bits());
     let executed = AtomicU64::new(0);
     for_seeds(name, SEEDS, |random| {
-        executed.fetch_add(run_case(random, mode, &opcodes), Ordering::Relaxed);
+        let mut again = random.clone();
+        let ending = run_case(random, mode, &opcodes, Engine::Interpreter);
+        if mode.is_long() {
+            let translated = Engine::Translator { after: 1 };
+            let other = run_case(&mut again, mode, &opcodes, translated);
+            assert!(ending == other, "{}", difference(&ending, &other));
+        }
+        executed.fetch_add(ending.executed, Ordering::Relaxed);
     });
     // Else the cases end in their first instructions and test nothing.
     let executed = executed.into_inner();

@@ -186,6 +186,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
             memory: options.machine.memory_bytes(),
             model: options.machine.model(),
             schedule: options.machine.schedule(),
+            engine: options.machine.engine(),
             limit: options.machine.limit,
             keep_events: false,
         },

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use machine::cpu::CpuModel;
 use machine::cpu::model::VirtualizationLevel;
+use machine::cpu::{CpuModel, Engine};
 use machine::machine::Schedule;
 
 use super::{CommandError, console_file, keyboard, read_file};
@@ -80,6 +80,15 @@ impl ConsoleOptions {
     }
 }
 
+/// What executes the machine's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum EngineKind {
+    /// One function call an instruction, on any host
+    Interpreter,
+    /// Hot code as instructions of the host where that is possible: the same run, faster
+    Translator,
+}
+
 /// The machine.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MachineOptions {
@@ -98,6 +107,9 @@ pub(super) struct MachineOptions {
     /// Seed of the deterministic schedule
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
+    /// What executes instructions; runs are the same with either
+    #[arg(long, value_enum, default_value_t = EngineKind::Translator)]
+    pub(super) engine: EngineKind,
     /// End the run after so many instructions of all processors together
     #[arg(long, default_value_t = 1_000_000_000_000, value_name = "INSTRUCTIONS")]
     pub(super) limit: u64,
@@ -112,6 +124,14 @@ impl MachineOptions {
     /// The processor model.
     pub(super) fn model(&self) -> CpuModel {
         self.cpu.model()
+    }
+
+    /// The engine.
+    pub(super) fn engine(&self) -> Engine {
+        match self.engine {
+            EngineKind::Interpreter => Engine::Interpreter,
+            EngineKind::Translator => Engine::default(),
+        }
     }
 
     /// The schedule.

@@ -119,6 +119,7 @@ impl GuestOptions {
             memory: self.machine.memory_bytes(),
             guest_memory_mib: self.guest_memory_mib(),
             schedule: self.machine.schedule(),
+            engine: self.machine.engine(),
             limit: self.machine.limit,
             model: self.machine.model(),
             input: self.console.input()?,

@@ -3,7 +3,7 @@
 use std::io::sink;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use machine::cpu::CpuModel;
+use machine::cpu::{CpuModel, Engine};
 use machine::machine::{Configuration, Kernel, Machine, MachineError, Module, Schedule};
 use posthaste::images;
 
@@ -15,6 +15,7 @@ fn configuration(limit: u64) -> Configuration {
         memory: 64 << 20,
         model: CpuModel::default(),
         schedule: Schedule::Deterministic { seed: 1 },
+        engine: Engine::default(),
         limit,
         keep_events: false,
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use arch::exit::ExitReason;
 use devices::debug_port::PhaseMark;
-use machine::cpu::CpuModel;
+use machine::cpu::{CpuModel, Engine};
 use machine::machine::{Configuration, Kernel, Machine, Module, Report, Schedule};
 use machine::platform::Outcome;
 use machine::trace::Counters;
@@ -42,6 +42,7 @@ fn run(options: &str) -> (Report, String) {
             memory: 512 << 20,
             model: CpuModel::default(),
             schedule: Schedule::Deterministic { seed: 1 },
+            engine: Engine::default(),
             limit: 20_000_000_000,
             keep_events: false,
         },

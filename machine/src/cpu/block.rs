@@ -8,8 +8,10 @@ use super::{
     op::Op,
     paging::Place,
     raise::Raised,
+    run::Engine,
     segment::register,
     tlb::{Access, Tlb},
+    translate::{Code, Context, Exit, Translator},
 };
 
 /// Instructions in a block at most.
@@ -18,6 +20,8 @@ const LONGEST_BLOCK: usize = 32;
 const SLOTS: usize = 1 << 15;
 /// Entries of the cache by linear address.
 const JUMPS: usize = 1 << 12;
+/// Pages kept at most, of which [`Blocks::pages`] says where they are.
+const PAGES: usize = 1 << 14;
 /// Instructions kept at most (32 bytes each); beyond that everything is dropped.
 const CAPACITY: usize = 1 << 17;
 
@@ -31,10 +35,13 @@ struct Slot {
 
 /// Where 64-bit code went before: a linear address and the block there.
 #[derive(Clone, Copy)]
+#[repr(C)]
 struct Jump {
     rip: u64,
     /// The translation cache's fetch key under which this holds.
     key: u64,
+    /// What the block was translated to, or code that leaves.
+    code: Code,
     start: u32,
     length: u32,
 }
@@ -42,19 +49,72 @@ struct Jump {
 const NO_JUMP: Jump = Jump {
     rip: 0,
     key: u64::MAX,
+    code: Code::NONE,
     start: 0,
     length: 0,
 };
+
+/// The key of a block at a RAM offset of code of that size.
+fn block_key(offset: u64, bits: u32) -> u64 {
+    (offset << 2 | u64::from(bits >> 5)) + 1
+}
+
+fn slot_index(offset: u64) -> usize {
+    (offset ^ offset >> 15) as usize % SLOTS
+}
+
+#[inline(always)]
+fn jump_index(rip: u64) -> usize {
+    (rip ^ rip >> layout::HASH_SHIFT) as usize % JUMPS
+}
+
+/// What translated code looks blocks up by.
+pub(super) mod layout {
+    use super::{JUMPS, Jump};
+    use std::mem::{offset_of, size_of};
+
+    /// A linear address is combined with itself shifted by this.
+    pub(in crate::cpu) const HASH_SHIFT: u8 = 12;
+    pub(in crate::cpu) const INDEX_MASK: u32 = JUMPS as u32 - 1;
+    pub(in crate::cpu) const SIZE_SHIFT: u8 = size_of::<Jump>().trailing_zeros() as u8;
+    pub(in crate::cpu) const RIP: i32 = offset_of!(Jump, rip) as i32;
+    pub(in crate::cpu) const KEY: i32 = offset_of!(Jump, key) as i32;
+    pub(in crate::cpu) const CODE: i32 = offset_of!(Jump, code) as i32;
+    const _: () = assert!(size_of::<Jump>().is_power_of_two() && JUMPS.is_power_of_two());
+}
+
+/// What is known of a block besides its instructions.
+#[derive(Clone, Copy)]
+struct Head {
+    /// RAM offset of the first byte.
+    offset: u64,
+    /// How often it was executed; counting stops when it is translated or cannot be.
+    runs: u32,
+    code: Option<Code>,
+}
 
 /// The block cache of one processor.
 pub struct Blocks {
     slots: Box<[Slot; SLOTS]>,
     jumps: Box<[Jump; JUMPS]>,
     ops: Vec<Op>,
+    /// RAM frames of the pages from which 64-bit code was fetched, by linear address and fetch key.
+    /// Whether a page is looked up again so depends on what was executed, and not on which blocks are
+    /// found by linear address, in which the engines differ.
+    pages: HashMap<(u64, u64), u64>,
     /// Slots in use by RAM frame.
     by_frame: HashMap<u64, Vec<u32>>,
+    /// One for each of `ops`, of which those of first instructions count; only if there is a
+    /// translator.
+    heads: Vec<Head>,
     /// An instruction that spans two pages is decoded afresh each time, into this place.
     single: [Op; 1],
+    /// Made when the first block is worth it, unless the host refuses.
+    translator: Option<Translator>,
+    /// A block is translated when it has been executed so often; never if this is `u32::MAX`.
+    worth: u32,
+    /// Blocks that were translated.
+    translations: u64,
 }
 
 /// A block to execute.
@@ -71,19 +131,30 @@ pub enum Block {
     Single,
 }
 
-impl Default for Blocks {
-    fn default() -> Self {
+/// A block that was translated.
+#[derive(Clone, Copy, Debug)]
+pub struct Translated(Code);
+
+impl Blocks {
+    /// An empty cache for an engine.
+    pub fn new(engine: Engine) -> Self {
         Self {
             slots: Box::new([Slot::default(); SLOTS]),
             jumps: Box::new([NO_JUMP; JUMPS]),
             ops: Vec::new(),
+            pages: HashMap::new(),
             by_frame: HashMap::new(),
+            heads: Vec::new(),
             single: [super::execute::INVALID],
+            translator: None,
+            worth: match engine {
+                Engine::Interpreter => u32::MAX,
+                Engine::Translator { after } => after,
+            },
+            translations: 0,
         }
     }
-}
 
-impl Blocks {
     /// The instructions of a block.
     #[inline(always)]
     pub fn ops(&self, block: Block) -> &[Op] {
@@ -108,18 +179,22 @@ impl Blocks {
         }
     }
 
-    fn drop_all(&mut self, tlb: &mut Tlb) {
-        tlb.invalidate_fetches();
+    fn drop_all(&mut self) {
         self.slots.fill(Slot::default());
+        self.jumps.fill(NO_JUMP);
         self.ops.clear();
+        self.heads.clear();
         self.by_frame.clear();
+        if let Some(translator) = &mut self.translator {
+            translator.clear();
+        }
     }
 
     /// The block at the processor's RIP, decoded if it is not cached.
     #[inline(always)]
     pub fn at_rip(&mut self, cpu: &mut Cpu) -> Result<Block, Raised> {
         let rip = cpu.rip();
-        let jump = &self.jumps[(rip ^ rip >> 12) as usize % JUMPS];
+        let jump = &self.jumps[jump_index(rip)];
         if jump.rip == rip && cpu.mode_64 && jump.key == cpu.tlb.fetch_key(cpu.privilege()) {
             return Ok(Block::Cached {
                 start: jump.start,
@@ -135,9 +210,10 @@ impl Blocks {
         if let Block::Cached { start, length } = block
             && cpu.mode_64
         {
-            self.jumps[(rip ^ rip >> 12) as usize % JUMPS] = Jump {
+            self.jumps[jump_index(rip)] = Jump {
                 rip,
                 key: cpu.tlb.fetch_key(cpu.privilege()),
+                code: self.code_of(start),
                 start,
                 length,
             };
@@ -145,14 +221,36 @@ impl Blocks {
         Ok(block)
     }
 
+    /// The RAM offset of the byte at RIP; `None` if a device is there.
+    fn fetch_place(&mut self, cpu: &mut Cpu) -> Result<Option<u64>, Raised> {
+        if !cpu.mode_64 {
+            return cpu.fetch_place();
+        }
+        let rip = cpu.rip();
+        let page = (rip & !0xfff, cpu.tlb.fetch_key(cpu.privilege()));
+        if let Some(frame) = self.pages.get(&page) {
+            return Ok(Some(frame | rip & 0xfff));
+        }
+        let place = cpu.fetch_place()?;
+        if let Some(offset) = place {
+            if self.pages.len() >= PAGES {
+                self.pages.clear();
+                cpu.tlb.invalidate_fetches();
+            } else {
+                self.pages.insert(page, offset & !0xfff);
+            }
+        }
+        Ok(place)
+    }
+
     fn by_physical_address(&mut self, cpu: &mut Cpu) -> Result<Block, Raised> {
-        let offset = cpu.fetch_place()?;
+        let offset = self.fetch_place(cpu)?;
         let Some(offset) = offset else {
             return self.spanning(cpu);
         };
         let bits = cpu.code_bits();
-        let key = (offset << 2 | u64::from(bits >> 5)) + 1;
-        let index = (offset ^ offset >> 15) as usize % SLOTS;
+        let key = block_key(offset, bits);
+        let index = slot_index(offset);
         let slot = self.slots[index];
         if slot.key == key {
             return Ok(Block::Cached {
@@ -161,6 +259,112 @@ impl Blocks {
             });
         }
         self.decode_block(cpu, offset, bits, key, index)
+    }
+
+    /// Blocks that were translated so far.
+    pub fn translations(&self) -> u64 {
+        self.translations
+    }
+
+    /// Code for the block that starts with instruction `start`, which at least leaves.
+    fn code_of(&self, start: u32) -> Code {
+        let head = self.heads.get(start as usize);
+        match (&self.translator, head.and_then(|head| head.code)) {
+            (_, Some(code)) => code,
+            (Some(translator), None) => translator.leave(),
+            (None, None) => Code::NONE,
+        }
+    }
+
+    /// What the 64-bit block at RAM offset `target` was translated to.
+    fn translation_at(&self, target: u64) -> Option<Code> {
+        let key = block_key(target, 64);
+        let slot = self.slots[slot_index(target)];
+        let head = self.heads.get(slot.start as usize)?;
+        head.code.filter(|_| slot.key == key)
+    }
+
+    /// A block is about to be executed: gives its translation, which is made if it is worth it now.
+    #[inline(always)]
+    pub fn translated(&mut self, cpu: &mut Cpu, block: Block) -> Option<Translated> {
+        let Block::Cached { start, length } = block else {
+            return None;
+        };
+        let head = self.heads.get_mut(start as usize)?;
+        if let Some(code) = head.code {
+            return Some(Translated(code));
+        }
+        head.runs = head.runs.saturating_add(1);
+        if head.runs != self.worth || !cpu.mode_64 {
+            return None;
+        }
+        self.translate(cpu, start, length).map(Translated)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn translate(&mut self, cpu: &mut Cpu, start: u32, length: u32) -> Option<Code> {
+        if self.translator.is_none() {
+            self.translator = Translator::new();
+            if self.translator.is_none() {
+                // The host refuses: it is not asked again.
+                self.worth = u32::MAX;
+                self.heads.clear();
+                return None;
+            }
+            self.forget_translations();
+        }
+        let offset = self.heads.get(start as usize)?.offset;
+        let ops = self.ops.get(start as usize..(start + length) as usize)?;
+        let mut translator = self.translator.take()?;
+        let code = translator.translate(ops, offset, |target| self.translation_at(target));
+        self.translator = Some(translator);
+        let Some(code) = code else {
+            // No room: all start over.
+            self.forget_translations();
+            return None;
+        };
+        if let Some(head) = self.heads.get_mut(start as usize) {
+            head.code = Some(code);
+        }
+        self.translations += 1;
+        let jump = &mut self.jumps[jump_index(cpu.rip())];
+        if jump.rip == cpu.rip() && jump.start == start {
+            jump.code = code;
+        }
+        Some(code)
+    }
+
+    /// Every block is one without a translation.
+    fn forget_translations(&mut self) {
+        let Some(translator) = &mut self.translator else {
+            return;
+        };
+        translator.clear();
+        for head in &mut self.heads {
+            head.runs = 0;
+            head.code = None;
+        }
+        for jump in self.jumps.iter_mut() {
+            jump.code = translator.leave();
+        }
+    }
+
+    /// Runs translated code until it leaves; true if the last instruction raised something.
+    #[inline]
+    pub fn run(&mut self, cpu: &mut Cpu, Translated(code): Translated) -> bool {
+        let Some(translator) = &mut self.translator else {
+            return false;
+        };
+        Context::prepare(cpu, std::ptr::from_ref(&*self.jumps).expose_provenance());
+        let exit = translator.run(cpu, code);
+        if let Some(request) = translator.requested_link(exit)
+            && let Some(code) = self.translation_at(request.target)
+            && let Some(translator) = &mut self.translator
+        {
+            translator.link(request, code);
+        }
+        exit == Exit::Raised
     }
 
     #[cold]
@@ -176,7 +380,7 @@ impl Blocks {
         let frame = offset & !0xfff;
         cpu.keep_code_of(frame);
         if self.ops.len() + LONGEST_BLOCK > CAPACITY {
-            self.drop_all(&mut cpu.tlb);
+            self.drop_all();
         }
         let start = self.ops.len();
         let mut bytes = [0; 4096];
@@ -201,6 +405,14 @@ impl Blocks {
         let length = (self.ops.len() - start) as u32;
         if length == 0 {
             return self.spanning(cpu);
+        }
+        if self.worth != u32::MAX {
+            let head = Head {
+                offset,
+                runs: 0,
+                code: None,
+            };
+            self.heads.resize(self.ops.len(), head);
         }
         let start = start as u32;
         self.slots[index] = Slot { key, start, length };

@@ -167,6 +167,7 @@ pub fn decode(bytes: &[u8], bits: u32) -> Decoded {
     let mut lowered = Op {
         execute: execute::invalid_opcode,
         immediate: 0,
+        code: instruction.code(),
         displacement: 0,
         base: op::NO_REGISTER,
         index: op::NO_REGISTER,
@@ -280,6 +281,7 @@ fn lower_memory(instruction: &Instruction, bits: u32, next: u64, operand: u32, l
         }
         _ => return,
     }
+    lowered.attributes |= op::MEMORY;
     lowered.segment = segment_number(instruction.memory_segment(), bits);
     lowered.base = register_number(instruction.memory_base());
     lowered.index = register_number(instruction.memory_index());

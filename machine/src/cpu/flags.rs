@@ -1,8 +1,12 @@
 //! The status flags, kept as what they follow from (SDM 3.4.3.1 Status flags).
 //!
 //! An arithmetic instruction stores its sign-extended result and its vector of carries; a flag is
-//! computed when somebody asks. `carries` holds bit 63: CF; bit 62: CF xor OF; bit 3: AF; bit 8:
-//! SF is the inverse of the result's sign; bit 9: PF is the inverse of the result's parity.
+//! computed when somebody asks. `carries` holds bit 63: CF; bit 62: CF xor OF; bit 3: AF.
+//!
+//! Flags that somebody loaded, and those that translated code leaves behind, are *packed* in bits
+//! 31:16 of `carries` as LAHF and SETO give them on an x86 host: SF, ZF, AF, PF and CF above where
+//! RFLAGS has them, OF in bit 16. Bit 25, which LAHF gives as 1, says that they are; then nothing
+//! else counts.
 
 use arch::control_register::rflags;
 
@@ -11,11 +15,17 @@ use crate::memory::Word;
 const CF: u32 = 63;
 const CF_XOR_OF: u32 = 62;
 const AF: u32 = 3;
-const SF_INVERTED: u32 = 8;
-const PF_INVERTED: u32 = 9;
+/// Position of the byte that LAHF gives.
+const PACKED: u32 = 24;
+/// RFLAGS bit 1, which LAHF gives as 1.
+const IS_PACKED: u64 = 1 << (PACKED + 1);
+const PACKED_OF: u32 = 16;
+/// The status flags in the low byte of RFLAGS.
+const LOW_BYTE: u64 = rflags::SF | rflags::ZF | rflags::AF | rflags::PF | rflags::CF;
 
 /// Lazily evaluated status flags.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Flags {
     result: u64,
     carries: u64,
@@ -73,20 +83,26 @@ impl Flags {
     /// The same flags with other CF and OF.
     #[inline(always)]
     pub fn with_cf_of(self, cf: bool, of: bool) -> Self {
+        let carries = if self.is_packed() {
+            self.carries & !(1 << PACKED | 1 << PACKED_OF)
+                | (cf as u64) << PACKED
+                | (of as u64) << PACKED_OF
+        } else {
+            self.carries & !(3 << CF_XOR_OF) | (cf as u64) << CF | ((cf ^ of) as u64) << CF_XOR_OF
+        };
         Self {
             result: self.result,
-            carries: self.carries & !(3 << CF_XOR_OF)
-                | (cf as u64) << CF
-                | ((cf ^ of) as u64) << CF_XOR_OF,
+            carries,
         }
     }
 
     /// The same flags with another AF.
     #[inline(always)]
     pub fn with_af(self, af: bool) -> Self {
+        let place = if self.is_packed() { PACKED + 4 } else { AF };
         Self {
             result: self.result,
-            carries: self.carries & !(1 << AF) | (af as u64) << AF,
+            carries: self.carries & !(1 << place) | (af as u64) << place,
         }
     }
 
@@ -95,45 +111,83 @@ impl Flags {
         Self::from_rflags(self.to_rflags() & !rflags::ZF | if zf { rflags::ZF } else { 0 })
     }
 
+    #[inline(always)]
+    fn is_packed(self) -> bool {
+        self.carries & IS_PACKED != 0
+    }
+
+    /// A flag of the packed form, by its RFLAGS bit number.
+    #[inline(always)]
+    fn packed_bit(self, number: u32) -> bool {
+        self.carries >> (PACKED + number) & 1 != 0
+    }
+
     /// Carry.
     #[inline(always)]
     pub fn cf(self) -> bool {
-        self.carries >> CF != 0
+        if self.is_packed() {
+            self.packed_bit(0)
+        } else {
+            self.carries >> CF != 0
+        }
     }
 
     /// Overflow.
     #[inline(always)]
     pub fn of(self) -> bool {
-        (self.carries ^ self.carries << 1) >> CF != 0
+        if self.is_packed() {
+            self.carries >> PACKED_OF & 1 != 0
+        } else {
+            (self.carries ^ self.carries << 1) >> CF != 0
+        }
     }
 
     /// Auxiliary carry.
     #[inline(always)]
     pub fn af(self) -> bool {
-        self.carries >> AF & 1 != 0
+        if self.is_packed() {
+            self.packed_bit(4)
+        } else {
+            self.carries >> AF & 1 != 0
+        }
     }
 
     /// Zero.
     #[inline(always)]
     pub fn zf(self) -> bool {
-        self.result == 0
+        if self.is_packed() {
+            self.packed_bit(6)
+        } else {
+            self.result == 0
+        }
     }
 
     /// Sign.
     #[inline(always)]
     pub fn sf(self) -> bool {
-        (self.result >> 63 ^ self.carries >> SF_INVERTED) & 1 != 0
+        if self.is_packed() {
+            self.packed_bit(7)
+        } else {
+            self.result >> 63 != 0
+        }
     }
 
     /// Parity of the low byte.
     #[inline(always)]
     pub fn pf(self) -> bool {
-        let even = (self.result as u8).count_ones() & 1 == 0;
-        even ^ (self.carries >> PF_INVERTED & 1 != 0)
+        if self.is_packed() {
+            self.packed_bit(2)
+        } else {
+            (self.result as u8).count_ones() & 1 == 0
+        }
     }
 
     /// The six status bits of RFLAGS in their places.
     pub fn to_rflags(self) -> u64 {
+        if self.is_packed() {
+            return self.carries >> PACKED & LOW_BYTE
+                | (self.carries >> PACKED_OF & 1) << rflags::OF.trailing_zeros();
+        }
         self.cf() as u64
             | (self.pf() as u64) << 2
             | (self.af() as u64) << 4
@@ -143,20 +197,27 @@ impl Flags {
     }
 
     /// Takes the six status bits from an RFLAGS value.
+    #[inline]
     pub fn from_rflags(value: u64) -> Self {
-        let bit = |mask: u64| value & mask != 0;
-        // A zero result has SF = 0 and PF = 1; a result of 1 has SF = 0 and PF = 0.
-        let zf = bit(rflags::ZF);
-        let carries = (bit(rflags::CF) as u64) << CF
-            | ((bit(rflags::CF) ^ bit(rflags::OF)) as u64) << CF_XOR_OF
-            | (bit(rflags::AF) as u64) << AF
-            | (bit(rflags::SF) as u64) << SF_INVERTED
-            | ((bit(rflags::PF) != zf) as u64) << PF_INVERTED;
         Self {
-            result: !zf as u64,
-            carries,
+            result: 0,
+            carries: (value & LOW_BYTE) << PACKED
+                | IS_PACKED
+                | ((value & rflags::OF != 0) as u64) << PACKED_OF,
         }
     }
+
+    /// Brings the flags into the packed form, the only one that translated code reads.
+    #[inline]
+    pub(super) fn pack(&mut self) {
+        if !self.is_packed() {
+            *self = Self::from_rflags(self.to_rflags());
+        }
+    }
+
+    /// Where the packed form lies in this structure: 16 bits, OF in the low byte, LAHF's in the
+    /// high one.
+    pub(super) const PACKED_OFFSET: usize = std::mem::offset_of!(Self, carries) + 2;
 
     /// The condition `cc` of Jcc, SETcc and CMOVcc (the low four opcode bits; SDM volume 2,
     /// appendix B.1.4.7).

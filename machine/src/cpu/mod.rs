@@ -31,8 +31,9 @@ pub mod stack_frame;
 pub mod state;
 pub mod task;
 pub mod tlb;
+mod translate;
 pub mod x87;
 
 pub use model::CpuModel;
-pub use run::{Processor, Stop};
+pub use run::{Engine, Processor, Stop};
 pub use state::{Activity, Cpu, Inhibit};

@@ -1,5 +1,7 @@
 //! A decoded instruction as the engine executes it.
 
+use iced_x86::Code;
+
 use super::{Cpu, raise::Raised};
 
 /// What carries out one instruction. RIP is already that of the next instruction; after `Err` it is
@@ -22,6 +24,8 @@ pub const REP: u8 = 1 << 0;
 pub const REPNE: u8 = 1 << 1;
 /// Attribute bit: a LOCK prefix, or XCHG with memory.
 pub const LOCK: u8 = 1 << 2;
+/// Attribute bit: one of the operands is in memory.
+pub const MEMORY: u8 = 1 << 3;
 /// Attribute bits 6:5: operand size by prefixes and mode, 0 for 16 bits, 1 for 32, 2 for 64.
 pub const OPERAND_SIZE_SHIFT: u8 = 5;
 
@@ -32,6 +36,8 @@ pub struct Op {
     pub execute: Execute,
     /// The immediate, sign-extended; the offset of a near branch; the address of MOV moffs.
     pub immediate: u64,
+    /// Which instruction it is, for the translator.
+    pub code: Code,
     /// Displacement of the memory operand, sign-extended; RIP-relative ones use base [`RIP`].
     pub displacement: i32,
     /// Base register or [`NO_REGISTER`] or [`RIP`].
@@ -48,7 +54,7 @@ pub struct Op {
     pub rm: u8,
     /// Length in bytes, 1 to 15.
     pub length: u8,
-    /// [`REP`], [`REPNE`], [`LOCK`] and the operand size.
+    /// [`REP`], [`REPNE`], [`LOCK`], [`MEMORY`] and the operand size.
     pub attributes: u8,
     /// Third register operand, second immediate, or condition code.
     pub extra: u8,

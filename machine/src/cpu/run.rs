@@ -15,6 +15,30 @@ pub enum Stop {
     MachineStopped,
 }
 
+/// What executes instructions. Either gives the same run, instruction for instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// The interpreter, on any host.
+    Interpreter,
+    /// The interpreter, and hot 64-bit code translated to the host's instructions, where the host is
+    /// x86-64 and lets the process have executable memory.
+    Translator {
+        /// Blocks are translated when they have been executed so many times.
+        after: u32,
+    },
+}
+
+impl Engine {
+    /// The translator with the threshold that serves best.
+    pub const TRANSLATOR: Self = Self::Translator { after: 16 };
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::TRANSLATOR
+    }
+}
+
 /// A processor with its decoded instructions.
 pub struct Processor {
     /// The processor's state.
@@ -25,10 +49,20 @@ pub struct Processor {
 impl Processor {
     /// A processor in the given state.
     pub fn new(cpu: Cpu) -> Self {
+        Self::with_engine(cpu, Engine::default())
+    }
+
+    /// A processor in the given state with a choice of engine.
+    pub fn with_engine(cpu: Cpu, engine: Engine) -> Self {
         Self {
             cpu,
-            blocks: Blocks::default(),
+            blocks: Blocks::new(engine),
         }
+    }
+
+    /// Blocks that the translator translated so far.
+    pub fn translations(&self) -> u64 {
+        self.blocks.translations()
     }
 
     /// Runs until the slice ends, the processor idles or the machine stops.
@@ -69,6 +103,12 @@ impl Processor {
             Err(_raised) => return cpu.fetch_raised(),
         };
         cpu.leave_block = false;
+        if let Some(translated) = blocks.translated(cpu, block) {
+            if blocks.run(cpu, translated) {
+                cpu.handle_raised();
+            }
+            return;
+        }
         let mut instructions = cpu.instructions;
         let mut rip = cpu.rip();
         // Within a block control goes straight on, so RIP and the count are known here; they are

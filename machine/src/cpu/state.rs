@@ -18,6 +18,7 @@ use super::{
     raise::{Exception, Pending},
     segment::{DescriptorTable, Segment, register, rights},
     tlb::{Privilege, Tlb},
+    translate::Context,
     x87::X87,
 };
 use crate::{
@@ -170,6 +171,8 @@ pub struct Cpu {
     pub process_contexts: ProcessContexts,
     /// RAM, for direct access.
     pub ram: Ram,
+    /// What translated code needs to know.
+    pub(super) translated: Context,
 
     /// Local descriptor table.
     pub ldtr: Segment,
@@ -266,9 +269,10 @@ impl Cpu {
             start_up_pending: None,
             activity: Activity::Active,
             pending: Pending::Again,
-            tlb: Tlb::default(),
+            tlb: Tlb::new(platform.ram.size()),
             process_contexts: ProcessContexts::default(),
             ram: platform.ram.clone(),
+            translated: Context::default(),
             ldtr: Segment::unusable(0),
             tr: Segment::unusable(0),
             gdtr: DescriptorTable::default(),

@@ -35,12 +35,13 @@ pub enum Privilege {
 
 /// One translation.
 #[derive(Clone, Copy)]
+#[repr(C)]
 struct Entry {
     read: u64,
     write: u64,
     execute: u64,
-    /// RAM offset of the frame.
-    frame: u64,
+    /// What is added to a linear address to give the RAM offset.
+    distance: u64,
 }
 
 /// The translation cache of one processor.
@@ -54,6 +55,23 @@ pub struct Tlb {
     invalidations: u64,
     /// The linear addresses of the large pages of which the current context has pieces.
     large_pages: LargePages,
+    /// Translated code relies on this: every cached frame lies below it.
+    ram_size: u64,
+}
+
+/// What translated code looks translations up by.
+pub(super) mod layout {
+    use super::{ENTRIES, Entry};
+    use std::mem::{offset_of, size_of};
+
+    /// Shift that turns a linear address into the distance of its entry, to be masked.
+    pub(in crate::cpu) const INDEX_SHIFT: u8 = 12 - size_of::<Entry>().trailing_zeros() as u8;
+    /// Mask of the distance.
+    pub(in crate::cpu) const INDEX_MASK: u32 = ((ENTRIES - 1) * size_of::<Entry>()) as u32;
+    pub(in crate::cpu) const READ: i32 = offset_of!(Entry, read) as i32;
+    pub(in crate::cpu) const WRITE: i32 = offset_of!(Entry, write) as i32;
+    pub(in crate::cpu) const DISTANCE: i32 = offset_of!(Entry, distance) as i32;
+    const _: () = assert!(size_of::<Entry>() == 32);
 }
 
 /// A range that covers every large page cached in a context.
@@ -101,15 +119,16 @@ impl Context {
     }
 }
 
-impl Default for Tlb {
-    fn default() -> Self {
+impl Tlb {
+    /// An empty cache of translations to the frames of `ram_size` bytes of RAM.
+    pub fn new(ram_size: u64) -> Self {
         let array = || {
             Box::new(
                 [Entry {
                     read: INVALID,
                     write: INVALID,
                     execute: INVALID,
-                    frame: 0,
+                    distance: 0,
                 }; ENTRIES],
             )
         };
@@ -120,11 +139,21 @@ impl Default for Tlb {
             epoch: 1,
             invalidations: 0,
             large_pages: LargePages::NONE,
+            ram_size,
         }
     }
-}
 
-impl Tlb {
+    /// Size of the RAM whose frames are cached.
+    pub(super) fn ram_size(&self) -> u64 {
+        self.ram_size
+    }
+
+    /// Where the entries for `privilege` lie, and the low bits of every tag of the current context.
+    pub(super) fn place(&self, privilege: Privilege) -> (usize, u64) {
+        let entries = &self.entries[privilege as usize];
+        (std::ptr::from_ref(&**entries).addr(), self.context)
+    }
+
     /// The RAM offset of `T` at `linear`, if that access is cached and stays inside the page.
     #[inline(always)]
     pub fn lookup<T: Word>(
@@ -141,7 +170,7 @@ impl Tlb {
         };
         let offset = linear & 0xfff;
         if tag == (linear & !0xfff | self.context) && offset <= 4096 - T::SIZE as u64 {
-            Some(entry.frame | offset)
+            Some(linear.wrapping_add(entry.distance))
         } else {
             None
         }
@@ -149,10 +178,14 @@ impl Tlb {
 
     /// Caches that `linear`'s page is the RAM frame at `frame` for the accesses in `permitted`.
     pub fn insert(&mut self, linear: u64, frame: u64, permitted: Permitted, privilege: Privilege) {
+        if frame >= self.ram_size {
+            return;
+        }
         let tag = linear & !0xfff | self.context;
         let entry = &mut self.entries[privilege as usize][(linear >> 12) as usize % ENTRIES];
+        let distance = frame.wrapping_sub(linear & !0xfff);
         let keep = |old: u64| {
-            if entry.frame == frame && old == tag {
+            if entry.distance == distance && old == tag {
                 tag
             } else {
                 INVALID
@@ -174,7 +207,7 @@ impl Tlb {
             } else {
                 keep(entry.execute)
             },
-            frame,
+            distance,
         };
     }
 
@@ -247,7 +280,7 @@ impl Tlb {
     pub fn forbid_writes(&mut self, frame: u64) {
         for array in &mut self.entries {
             for entry in array.iter_mut() {
-                if entry.frame == frame {
+                if (entry.write & !0xfff).wrapping_add(entry.distance) == frame {
                     entry.write = INVALID;
                 }
             }
@@ -302,7 +335,7 @@ mod tests {
 
     #[test]
     fn invalidating_a_page_drops_every_piece_of_a_large_page_and_no_more() {
-        let mut tlb = Tlb::default();
+        let mut tlb = Tlb::new(1 << 20);
         tlb.note_page_size(0x40_1000, 0x1f_ffff);
         tlb.insert(0x40_1000, 0x1000, ALL, Privilege::Supervisor);
         tlb.insert(0x90_0000, 0x2000, ALL, Privilege::Supervisor);
@@ -316,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_context_comes_back_with_its_translations_and_its_large_pages() {
-        let mut tlb = Tlb::default();
+        let mut tlb = Tlb::new(1 << 20);
         tlb.note_page_size(0x20_0000, 0x1f_ffff);
         tlb.insert(0x20_0000, 0, ALL, Privilege::Supervisor);
         let first = tlb.context();

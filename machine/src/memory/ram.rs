@@ -74,6 +74,11 @@ impl Ram {
         self.size
     }
 
+    /// The host's address of the first byte, for translated code.
+    pub(crate) fn address(&self) -> usize {
+        self.base.expose_provenance()
+    }
+
     /// Bytes of RAM below the device hole.
     pub fn low_size(&self) -> u64 {
         self.size.min(HOLE_START)

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use arch::control_register::rflags;
 use iced_x86::{FastFormatter, Instruction, Mnemonic, OpKind, Register};
 use posthaste_machine::cpu::flags::Flags;
-use posthaste_machine::cpu::{Activity, Processor};
+use posthaste_machine::cpu::{Activity, Engine as Kind, Processor};
 
 use crate::case::{
     CODE, REGION, REGION_SIZE, STACK, STACK_WINDOW, STACK_WINDOW_SIZE, State, WINDOW, WINDOW_SIZE,
@@ -33,18 +33,21 @@ pub struct Comparison {
 
 /// The memory that is compared.
 #[derive(Clone, PartialEq, Eq)]
-struct Windows {
-    data: [u8; WINDOW_SIZE],
-    stack: [u8; STACK_WINDOW_SIZE],
+pub struct Windows {
+    pub data: [u8; WINDOW_SIZE],
+    pub stack: [u8; STACK_WINDOW_SIZE],
 }
 
-struct Engine {
-    processor: Processor,
+/// One of the machine's processors.
+pub struct Engine {
+    pub processor: Processor,
 }
 
 impl Engine {
-    fn new() -> Self {
+    /// A processor with that kind of engine.
+    pub fn new(kind: Kind) -> Self {
         let mut processor = support::long_mode(&[]);
+        processor = Processor::with_engine(processor.cpu, kind);
         let cpu = &mut processor.cpu;
         // The page directory of the first GiB maps the region to RAM.
         cpu.ram
@@ -58,12 +61,14 @@ impl Engine {
         Self { processor }
     }
 
-    fn write(&self, address: u64, bytes: &[u8]) {
+    /// Writes the region.
+    pub fn write(&self, address: u64, bytes: &[u8]) {
         let offset = address - REGION + REGION_IN_RAM;
         self.processor.cpu.ram.write_bytes(offset, bytes);
     }
 
-    fn windows(&self) -> Windows {
+    /// Reads the memory that is compared.
+    pub fn windows(&self) -> Windows {
         let ram = &self.processor.cpu.ram;
         let mut windows = Windows {
             data: [0; WINDOW_SIZE],
@@ -76,6 +81,28 @@ impl Engine {
 
     /// Executes the instruction at `address`; gives whether it faulted.
     fn execute(&mut self, address: u64, state: &mut State) -> bool {
+        self.load(address, state);
+        // A repeated string instruction is run again until it is through.
+        for _ in 0..64 {
+            support::step(&mut self.processor, 1);
+            let cpu = &self.processor.cpu;
+            if cpu.rip() != address || cpu.activity != Activity::Active {
+                break;
+            }
+        }
+        self.save(state)
+    }
+
+    /// Executes the block at `address`, `count` instructions if none faults; gives whether one did.
+    pub fn run(&mut self, address: u64, count: u64, state: &mut State) -> bool {
+        self.load(address, state);
+        let cpu = &mut self.processor.cpu;
+        cpu.slice_end = cpu.instructions + count;
+        self.processor.run();
+        self.save(state)
+    }
+
+    fn load(&mut self, address: u64, state: &State) {
         let cpu = &mut self.processor.cpu;
         cpu.registers[..16].copy_from_slice(&state.registers);
         cpu.flags = Flags::from_rflags(state.flags);
@@ -87,14 +114,10 @@ impl Engine {
         cpu.mxcsr = state.mxcsr();
         cpu.set_rip(address);
         cpu.activity = Activity::Active;
-        // A repeated string instruction is run again until it is through.
-        for _ in 0..64 {
-            support::step(&mut self.processor, 1);
-            let cpu = &self.processor.cpu;
-            if cpu.rip() != address || cpu.activity != Activity::Active {
-                break;
-            }
-        }
+    }
+
+    /// Takes the state over; gives whether the processor stopped.
+    fn save(&self, state: &mut State) -> bool {
         let cpu = &self.processor.cpu;
         state.registers.copy_from_slice(&cpu.registers[..16]);
         state.flags = cpu.rflags();
@@ -213,7 +236,8 @@ fn random_x87(fx: &mut [u8; 512], random: &mut Random) {
     fx[4] = tag;
 }
 
-fn random_state(form: Form, encoded: &Encoded, random: &mut Random) -> State {
+/// A state in which the form does something.
+pub fn random_state(form: Form, encoded: &Encoded, random: &mut Random) -> State {
     let mut state = State {
         registers: [0; 16],
         flags: random.next() & (rflags::STATUS | rflags::DF) | rflags::RESERVED_1 | rflags::IF,
@@ -293,7 +317,8 @@ fn random_state(form: Form, encoded: &Encoded, random: &mut Random) -> State {
     state
 }
 
-fn random_windows(encoded: &Encoded, state: &mut State, random: &mut Random) -> Windows {
+/// Memory in which it does.
+pub fn random_windows(encoded: &Encoded, state: &mut State, random: &mut Random) -> Windows {
     let mut windows = Windows {
         data: [0; WINDOW_SIZE],
         stack: [0; STACK_WINDOW_SIZE],
@@ -360,7 +385,8 @@ fn width(instruction: &Instruction) -> u32 {
     }
 }
 
-fn text(instruction: &Instruction) -> String {
+/// The instruction in Intel's notation.
+pub fn text(instruction: &Instruction) -> String {
     let mut output = String::new();
     FastFormatter::new().format(instruction, &mut output);
     output
@@ -369,7 +395,7 @@ fn text(instruction: &Instruction) -> String {
 /// Compares every form.
 pub fn run() -> Comparison {
     let mut host = Host::new();
-    let mut engine = Engine::new();
+    let mut engine = Engine::new(Kind::Interpreter);
     let mut random = Random::new(0x5eed_0001);
     let mut result = Comparison {
         forms: 0,

@@ -20,6 +20,8 @@ mod random;
 #[path = "../support/mod.rs"]
 mod support;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod translated;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod undefined;
 
 /// Where the closing line of the test run finds what was compared.
@@ -42,6 +44,19 @@ fn the_engine_agrees_with_the_host() {
         "{} forms differ from the host:\n{}",
         result.differences.len(),
         result.differences.join("\n")
+    );
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn translated_code_agrees_with_the_interpreter() {
+    let (sequences, differences) = translated::run();
+    assert!(sequences > 3000, "only {sequences} sequences");
+    assert!(
+        differences.is_empty(),
+        "{} of {sequences} sequences differ:\n{}",
+        differences.len(),
+        differences[..differences.len().min(10)].join("\n")
     );
 }
 

@@ -1,6 +1,7 @@
 //! Random values that like the edges.
 
 /// A xorshift generator.
+#[derive(Clone)]
 pub struct Random(u64);
 
 impl Random {

@@ -24,7 +24,7 @@ mod system;
 mod vmx;
 mod x87;
 
-use iced_x86::{FlowControl, Instruction};
+use iced_x86::{Code, FlowControl, Instruction};
 
 use super::{
     Cpu,
@@ -38,6 +38,7 @@ use crate::trace::Unimplemented;
 pub const INVALID: Op = Op {
     execute: invalid_opcode,
     immediate: 0,
+    code: Code::INVALID,
     displacement: 0,
     base: op::NO_REGISTER,
     index: op::NO_REGISTER,
