@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::options::{ConsoleOptions, MachineOptions};
 use super::terminal::{RawTerminal, TerminalOutput};
-use super::{CommandError, keyboard, read_file, read_kernel};
+use super::{CommandError, exit_status, keyboard, read_file, read_kernel};
 
 /// A boot protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -234,7 +234,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
             ExitCode::SUCCESS
         }
         // As QEMU's isa-debug-exit: the status is never 0.
-        Outcome::Exit(value) => ExitCode::from((value << 1 | 1) as u8),
+        Outcome::Exit(value) => exit_status(value as u8),
         outcome => {
             let mut text = format!("the run ended early: {outcome}");
             if matches!(outcome, Outcome::Limit { .. } | Outcome::Deadlock) {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::run::{GuestOptions, buffered};
-use super::{CommandError, demonstration, print};
+use super::{CommandError, demonstration, exit_status, print};
 use crate::guest_run::Switch;
 use crate::{plot, table};
 
@@ -25,11 +25,16 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     let file = options.guest.console.file()?;
     let mut results = Vec::new();
+    let mut status = ExitCode::SUCCESS;
     for ipi_virtualization in [Switch::Off, Switch::On] {
         let run = options.guest.guest_run(ipi_virtualization)?;
         let file = file.as_ref().map(File::try_clone).transpose();
         let file = file.map_err(CommandError::Output)?;
-        results.push(demonstration::show(&run, file.map(buffered))?);
+        let finished = demonstration::show(&run, file.map(buffered))?;
+        if let Some(value) = finished.exit_value() {
+            status = exit_status(value);
+        }
+        results.push(finished.result);
     }
     if let (Some(path), [off, on]) = (&options.plot, results.as_slice()) {
         let picture = plot::comparison(&options.guest.name(), off, on);
@@ -40,12 +45,13 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         })?;
     }
     if options.guest.json {
-        return demonstration::print_json(results);
+        demonstration::print_json(results)?;
+        return Ok(status);
     }
     print(&format!(
         "\n{}\n\n{}",
         table::summary(&results),
         table::exits(&results)
     ))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }

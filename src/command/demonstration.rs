@@ -9,7 +9,7 @@ use machine::machine::Schedule;
 use super::progress::Progress;
 use super::{CommandError, print};
 use crate::console::Console;
-use crate::guest_run::{ApicMode, GuestRun, Switch};
+use crate::guest_run::{ApicMode, Finished, GuestRun, Switch};
 use crate::report_lines::ReportLine;
 use crate::result::{Document, RunResult};
 use crate::table;
@@ -39,7 +39,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
                 ipi_virtualization,
                 ..base.clone()
             };
-            results.push(show(&run, None)?);
+            results.push(show(&run, None)?.result);
         }
     }
     if options.json {
@@ -61,7 +61,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
 pub(super) fn show(
     run: &GuestRun,
     file: Option<Box<dyn Write + Send>>,
-) -> Result<RunResult, CommandError> {
+) -> Result<Finished, CommandError> {
     let ipiv = match run.ipi_virtualization {
         Switch::Off => "off",
         Switch::On => "on",
@@ -85,7 +85,7 @@ pub(super) fn show(
                 "{} unicast IPIs, {:.2} exits each",
                 finished.result.unicast_ipis, finished.result.exits_per_unicast_ipi
             ));
-            Ok(finished.result)
+            Ok(finished)
         }
         Err(error) => {
             progress.finish("failed");

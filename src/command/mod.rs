@@ -154,6 +154,11 @@ fn read_image(path: &Path) -> Result<Vec<u8>, CommandError> {
     Ok(kernel)
 }
 
+/// The exit status for a value that a guest wrote to port F4H, as with QEMU's isa-debug-exit: never 0.
+fn exit_status(value: u8) -> ExitCode {
+    ExitCode::from(value << 1 | 1)
+}
+
 /// Prints a line of result; a reader that went away is not an error.
 fn print(text: &str) -> Result<(), CommandError> {
     use std::io::Write;

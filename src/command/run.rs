@@ -10,7 +10,7 @@ use machine::platform::Outcome;
 
 use super::options::{ConsoleOptions, MachineOptions};
 use super::terminal::{RawTerminal, TerminalOutput};
-use super::{CommandError, demonstration, keyboard, print, read_file, read_kernel};
+use super::{CommandError, demonstration, exit_status, keyboard, print, read_file, read_kernel};
 use crate::console::{Console, WithoutReports};
 use crate::guest_run::{ApicMode, Finished, GuestRun, RunError, Switch};
 use crate::report_lines::ReportLine;
@@ -153,8 +153,10 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         return Ok(ExitCode::SUCCESS);
     }
     let finished = run.judge(finished)?;
+    let status = finished.exit_value().map_or(ExitCode::SUCCESS, exit_status);
     if options.guest.json {
-        return demonstration::print_json(vec![finished.result]);
+        demonstration::print_json(vec![finished.result])?;
+        return Ok(status);
     }
     let results = [finished.result];
     print(&format!(
@@ -162,7 +164,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         table::summary(&results),
         table::exits(&results)
     ))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 /// Runs the guest with its console on the terminal.

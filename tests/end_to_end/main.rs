@@ -5,6 +5,7 @@ mod console_files;
 mod determinism;
 mod elf;
 mod entry_failure;
+mod exit_status;
 mod figures;
 mod json;
 mod processor_models;
