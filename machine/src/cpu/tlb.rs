@@ -276,15 +276,20 @@ impl Tlb {
     }
 
     /// Drops the right to write directly to the RAM frame at `frame`, or to any frame, because
-    /// decoded instructions are kept of it.
-    pub fn forbid_writes(&mut self, frame: u64) {
+    /// decoded instructions are kept of it. True if there was such a right.
+    pub fn forbid_writes(&mut self, frame: u64) -> bool {
+        let mut found = false;
         for array in &mut self.entries {
             for entry in array.iter_mut() {
-                if (entry.write & !0xfff).wrapping_add(entry.distance) == frame {
+                if entry.write != INVALID
+                    && (entry.write & !0xfff).wrapping_add(entry.distance) == frame
+                {
                     entry.write = INVALID;
+                    found = true;
                 }
             }
         }
+        found
     }
 
     /// The current context, to come back to with [`resume`](Self::resume).

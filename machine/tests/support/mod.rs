@@ -12,7 +12,7 @@ use apic::routing::Identity;
 use arch::control_register::{cr0, cr4, efer};
 use devices::pc::Pc;
 use posthaste_machine::cpu::segment::{Segment, register, rights};
-use posthaste_machine::cpu::{Cpu, CpuModel, Processor, Stop};
+use posthaste_machine::cpu::{Activity, Cpu, CpuModel, Processor, Stop};
 use posthaste_machine::memory::Ram;
 use posthaste_machine::platform::Platform;
 use posthaste_machine::schedule::{Clock, Share};
@@ -29,6 +29,12 @@ const TABLES: u64 = 0x1000;
 /// A processor at CPL 0 in 64-bit mode, 8 MiB of RAM, the first 4 GiB identity-mapped by writable
 /// user pages of 2 MiB, about to execute `code`.
 pub fn long_mode(code: &[u8]) -> Processor {
+    let [processor] = long_mode_processors([code]);
+    processor
+}
+
+/// Such processors on one machine, with their code a page apart.
+pub fn long_mode_processors<const COUNT: usize>(codes: [&[u8]; COUNT]) -> [Processor; COUNT] {
     let ram = Ram::new(8 << 20).expect("RAM");
     ram.store(TABLES, (TABLES + 0x1000) | 7);
     for i in 0..4 {
@@ -37,24 +43,32 @@ pub fn long_mode(code: &[u8]) -> Processor {
     for i in 0..2048 {
         ram.store(TABLES + 0x2000 + i * 8, i << 21 | 0x87);
     }
-    ram.write_bytes(CODE, code);
-    let identity = Identity {
-        x2apic_id: 0,
-        xapic_id: 0,
+    for (code, at) in codes.iter().zip((CODE..).step_by(4096)) {
+        ram.write_bytes(at, code);
+    }
+    let identities = (0..COUNT as u32).map(|id| Identity {
+        x2apic_id: id,
+        xapic_id: id as u8,
         mode: ApicMode::Xapic,
         logical_destination: 0,
         destination_format: u32::MAX,
         software_enabled: false,
         priority: 0,
-    };
+    });
     let platform = Arc::new(Platform::new(
         ram,
-        vec![identity],
+        identities.collect(),
         Pc::new(),
         Box::new(std::io::sink()),
     ));
+    std::array::from_fn(|index| processor_of(&platform, index))
+}
+
+fn processor_of(platform: &Arc<Platform>, index: usize) -> Processor {
     let clock = Clock::Deterministic(Share::ALONE);
-    let mut cpu = Cpu::new(0, platform, Arc::new(CpuModel::default()), clock);
+    let model = Arc::new(CpuModel::default());
+    let mut cpu = Cpu::new(index, platform.clone(), model, clock);
+    cpu.activity = Activity::Active;
     cpu.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::MP | cr0::WP;
     cpu.cr3 = TABLES;
     cpu.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT;
@@ -84,8 +98,8 @@ pub fn long_mode(code: &[u8]) -> Processor {
         rights: data.rights & !rights::BIG | rights::CODE | rights::LONG,
         ..data
     };
-    cpu.set_rip(CODE);
-    cpu.registers[4] = STACK;
+    cpu.set_rip(CODE + 4096 * index as u64);
+    cpu.registers[4] = STACK - 4096 * index as u64;
     cpu.refresh_mode();
     Processor::new(cpu)
 }
