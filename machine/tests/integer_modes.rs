@@ -271,3 +271,21 @@ fn privilege_decides_what_popf_changes() {
         assert_eq!(processor.cpu.rflags() & all, after, "CPL {cpl}");
     }
 }
+
+// SDM 22.15: D6H is reserved, but no invalid opcode; processors set AL from CF. 64-bit mode has nothing there.
+#[test]
+fn d6_sets_al_from_carry() {
+    for bits in [16, 32] {
+        // clc; salc; stc; salc
+        let mut processor = legacy_mode(&[0xf8, 0xd6, 0xf9, 0xd6], bits);
+        processor.cpu.registers[AX] = 0x1234_5678;
+        step(&mut processor, 2);
+        assert_eq!(processor.cpu.registers[AX], 0x1234_5600);
+        step(&mut processor, 2);
+        assert_eq!(processor.cpu.registers[AX], 0x1234_56ff);
+    }
+    let mut processor = long_mode(&[0xf9, 0xd6]);
+    step(&mut processor, 2);
+    assert_eq!(processor.cpu.registers[AX] & 0xff, 0);
+    assert_ne!(processor.cpu.rip(), CODE + 2);
+}

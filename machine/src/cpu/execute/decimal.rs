@@ -1,4 +1,4 @@
-//! Decimal arithmetic, absent from 64-bit mode (SDM volume 1, 7.3.3).
+//! Decimal arithmetic and SALC, absent from 64-bit mode (SDM volume 1, 7.3.3).
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -94,6 +94,13 @@ fn adjust_before_divide(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     Ok(())
 }
 
+/// D6H, which the manual reserves without an exception (SDM 22.15): AL becomes CF in every bit.
+fn set_from_carry(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
+    let value = if cpu.flags.cf() { 0xff } else { 0 };
+    u8::set_register(cpu, AL, value);
+    Ok(())
+}
+
 pub(super) fn select(instruction: &Instruction, _form: Form, _bits: u32) -> Option<Execute> {
     match instruction.mnemonic() {
         Mnemonic::Daa => Some(adjust_packed::<Up>),
@@ -102,6 +109,7 @@ pub(super) fn select(instruction: &Instruction, _form: Form, _bits: u32) -> Opti
         Mnemonic::Aas => Some(adjust_unpacked::<Down>),
         Mnemonic::Aam => Some(adjust_after_multiply),
         Mnemonic::Aad => Some(adjust_before_divide),
+        Mnemonic::Salc => Some(set_from_carry),
         _ => None,
     }
 }
