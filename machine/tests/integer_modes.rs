@@ -28,7 +28,6 @@ fn legacy_mode(code: &[u8], bits: u32) -> Processor {
 
 const AX: usize = 0;
 const CX: usize = 1;
-const BX: usize = 3;
 const SP: usize = 4;
 const SI: usize = 6;
 const DI: usize = 7;
@@ -239,14 +238,41 @@ fn a_fault_in_a_string_leaves_the_registers_at_its_iteration() {
     assert_eq!(cpu.ram.load::<u64>(0x60_0000 - 8), 0x1234);
 }
 
+/// SDM volume 2, ANDN and its kin: #UD in real-address and virtual-8086 mode. VEX.W is ignored outside
+/// 64-bit mode.
 #[test]
-fn f3_before_a_bit_scan_means_nothing_without_bmi() {
-    // tzcnt eax,ecx; lzcnt ebx,ecx
-    let mut processor = long_mode(&[0xf3, 0x0f, 0xbc, 0xc1, 0xf3, 0x0f, 0xbd, 0xd9]);
-    processor.cpu.registers[CX] = 0x140;
-    step(&mut processor, 2);
-    assert_eq!(processor.cpu.registers[AX], 6);
-    assert_eq!(processor.cpu.registers[BX], 8);
+fn vex_encoded_integer_instructions_need_protected_mode() {
+    // andn eax,ecx,edx without and with VEX.W, blsr eax,edx, rorx eax,edx,4
+    let codes: [&[u8]; 4] = [
+        &[0xc4, 0xe2, 0x70, 0xf2, 0xc2],
+        &[0xc4, 0xe2, 0xf0, 0xf2, 0xc2],
+        &[0xc4, 0xe2, 0x78, 0xf3, 0xca],
+        &[0xc4, 0xe3, 0x7b, 0xf0, 0xc2, 4],
+    ];
+    for (code, result) in codes.into_iter().zip([0xf0, 0xf0, 0xfe0, 0x0ff]) {
+        for (bits, flags, protected) in [
+            (32, 0, true),
+            (16, 0, true),
+            (16, rflags::VM, true),
+            (16, 0, false),
+        ] {
+            let mut processor = legacy_mode(code, bits);
+            let cpu = &mut processor.cpu;
+            if !protected {
+                cpu.cr0 &= !cr0::PE;
+            }
+            cpu.system_flags |= flags;
+            cpu.refresh_mode();
+            cpu.registers[CX] = 0xf00;
+            cpu.registers[2] = 0xff0;
+            step(&mut processor, 1);
+            let executes = protected && flags == 0;
+            let moved = processor.cpu.rip() == CODE + code.len() as u64;
+            assert_eq!(moved, executes, "{code:x?} {bits} {flags:x}");
+            let expected = if executes { result } else { 0 };
+            assert_eq!(processor.cpu.registers[AX], expected, "{code:x?}");
+        }
+    }
 }
 
 #[test]

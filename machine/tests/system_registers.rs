@@ -147,7 +147,7 @@ fn cpuid_names_the_processor_and_reports_its_topology() {
 #[test]
 fn cpuid_reports_the_instructions_that_execute() {
     // Leaf, register (EAX to EDX), bit, an instruction of the feature with its operand at RBX.
-    let table: [(u32, usize, u32, &[u8]); 29] = [
+    let table: [(u32, usize, u32, &[u8]); 36] = [
         (1, 2, 0, &[0xf2, 0x0f, 0xd0, 0xc1]),        // SSE3: ADDSUBPS
         (1, 2, 3, &[0x0f, 0x01, 0xc8]),              // MONITOR
         (1, 2, 5, &[0x0f, 0x78, 0xc0]),              // VMX: VMREAD, #UD outside VMX operation
@@ -170,7 +170,14 @@ fn cpuid_reports_the_instructions_that_execute() {
         (1, 3, 25, &[0x0f, 0x58, 0xc1]),             // SSE: ADDPS
         (1, 3, 26, &[0x66, 0x0f, 0x58, 0xc1]),       // SSE2: ADDPD
         (7, 1, 3, &[0xc4, 0xe2, 0x70, 0xf2, 0xc2]),  // BMI1: ANDN
+        (7, 1, 8, &[0xc4, 0xe2, 0x70, 0xf5, 0xc2]),  // BMI2: BZHI
         (7, 1, 18, &[0x0f, 0xc7, 0xf8]),             // RDSEED
+        (7, 1, 19, &[0x66, 0x0f, 0x38, 0xf6, 0xc1]), // ADX: ADCX
+        (7, 1, 23, &[0x66, 0x0f, 0xae, 0x3b]),       // CLFLUSHOPT
+        (7, 1, 24, &[0x66, 0x0f, 0xae, 0x33]),       // CLWB
+        (7, 1, 29, &[0x0f, 0x38, 0xc8, 0xc1]),       // SHA
+        (7, 3, 14, &[0x0f, 0x01, 0xe8]),             // SERIALIZE
+        (1, 2, 25, &[0x66, 0x0f, 0x38, 0xdc, 0xc1]), // AES
         (7, 1, 20, &[0x0f, 0x01, 0xca]),             // SMAP: CLAC
         (7, 1, 10, &[0x66, 0x0f, 0x38, 0x82, 0x03]), // INVPCID
         (7, 2, 22, &[0xf3, 0x0f, 0xc7, 0xf8]),       // RDPID
@@ -192,6 +199,21 @@ fn cpuid_reports_the_instructions_that_execute() {
         }
         let expected = if offered { None } else { Some(6) };
         assert_eq!(fault, expected, "leaf {leaf:x} bit {bit}: {code:x?}");
+    }
+}
+
+// SDM volume 2, RDPID: IA32_TSC_AUX, whatever CPL and CR4.TSD.
+#[test]
+fn rdpid_reads_tsc_aux() {
+    for mut processor in [
+        kernel(&[0xf3, 0x0f, 0xc7, 0xf8]),
+        user(&[0xf3, 0x0f, 0xc7, 0xf8]),
+    ] {
+        processor.cpu.msrs.tsc_aux = 0x8765_4321;
+        processor.cpu.cr4 |= cr4::TSD;
+        processor.cpu.registers[0] = u64::MAX;
+        assert_eq!(fault_of(&mut processor), None);
+        assert_eq!(processor.cpu.registers[0], 0x8765_4321);
     }
 }
 

@@ -130,11 +130,22 @@ fn instructions_exit_always_or_by_their_control() {
 
 #[test]
 fn without_enable_rdtscp_it_is_undefined() {
-    let mut guest = Guest::new(&[0x0f, 0x01, 0xf9]);
-    guest.set(vmcs::EXCEPTION_BITMAP, 1 << 6);
-    guest.launch(2);
-    guest.expect_exit(R::ExceptionOrNmi);
-    assert_eq!(guest.get(vmcs::EXIT_INTERRUPTION_INFORMATION), 0x8000_0306);
+    // RDTSCP, RDPID
+    for code in [
+        [0x0f, 0x01, 0xf9, 0xf4].as_slice(),
+        &[0xf3, 0x0f, 0xc7, 0xf8, 0xf4],
+    ] {
+        let mut guest = Guest::new(code);
+        guest.set(vmcs::EXCEPTION_BITMAP, 1 << 6);
+        guest.launch(2);
+        guest.expect_exit(R::ExceptionOrNmi);
+        assert_eq!(guest.get(vmcs::EXIT_INTERRUPTION_INFORMATION), 0x8000_0306);
+        let mut guest = Guest::new(code);
+        guest.add_primary(primary::HLT_EXITING);
+        guest.add_secondary(secondary::ENABLE_RDTSCP);
+        guest.launch(3);
+        guest.expect_exit(R::Hlt);
+    }
 }
 
 #[test]

@@ -33,6 +33,7 @@ mod leaf_1_ecx {
     pub(super) const SSE4_1: u32 = 1 << 19;
     pub(super) const SSE4_2: u32 = 1 << 20;
     pub(super) const X2APIC: u32 = 1 << 21;
+    pub(super) const MOVBE: u32 = 1 << 22;
     pub(super) const POPCNT: u32 = 1 << 23;
     pub(super) const TSC_DEADLINE: u32 = 1 << 24;
     pub(super) const XSAVE: u32 = 1 << 26;
@@ -72,19 +73,30 @@ mod leaf_1_edx {
 mod leaf_7_ebx {
     pub(super) const FSGSBASE: u32 = 1 << 0;
     pub(super) const TSC_ADJUST: u32 = 1 << 1;
+    pub(super) const BMI1: u32 = 1 << 3;
     pub(super) const SMEP: u32 = 1 << 7;
+    pub(super) const BMI2: u32 = 1 << 8;
+    /// Long REP MOVSB and STOSB are fast.
+    pub(super) const ERMS: u32 = 1 << 9;
     pub(super) const INVPCID: u32 = 1 << 10;
     pub(super) const RDSEED: u32 = 1 << 18;
+    pub(super) const ADX: u32 = 1 << 19;
     pub(super) const SMAP: u32 = 1 << 20;
+    pub(super) const CLFLUSHOPT: u32 = 1 << 23;
+    pub(super) const CLWB: u32 = 1 << 24;
 }
 
 /// Leaf 7 ECX.
 mod leaf_7_ecx {
     pub(super) const UMIP: u32 = 1 << 2;
+    pub(super) const RDPID: u32 = 1 << 22;
 }
 
 /// Leaf 7 EDX.
 mod leaf_7_edx {
+    /// So are short ones of MOVSB.
+    pub(super) const FSRM: u32 = 1 << 4;
+    pub(super) const SERIALIZE: u32 = 1 << 14;
     /// IA32_SPEC_CTRL with IA32_PRED_CMD.
     pub(super) const SPECULATION_CONTROL: u32 = 1 << 26;
     pub(super) const ARCHITECTURAL_CAPABILITIES: u32 = 1 << 29;
@@ -144,10 +156,24 @@ impl Cpu {
                 eax: 2,
                 ebx: {
                     use leaf_7_ebx::*;
-                    FSGSBASE | TSC_ADJUST | SMEP | INVPCID | RDSEED | SMAP
+                    FSGSBASE
+                        | TSC_ADJUST
+                        | BMI1
+                        | SMEP
+                        | BMI2
+                        | ERMS
+                        | INVPCID
+                        | RDSEED
+                        | ADX
+                        | SMAP
+                        | CLFLUSHOPT
+                        | CLWB
                 },
-                ecx: leaf_7_ecx::UMIP,
-                edx: leaf_7_edx::SPECULATION_CONTROL | leaf_7_edx::ARCHITECTURAL_CAPABILITIES,
+                ecx: leaf_7_ecx::UMIP | leaf_7_ecx::RDPID,
+                edx: {
+                    use leaf_7_edx::*;
+                    FSRM | SERIALIZE | SPECULATION_CONTROL | ARCHITECTURAL_CAPABILITIES
+                },
             },
             // IA32_SPEC_CTRL has BHI_DIS_S.
             7 if subleaf == 2 => Leaf {
@@ -186,6 +212,7 @@ impl Cpu {
             | c::SSE4_1
             | c::SSE4_2
             | c::X2APIC
+            | c::MOVBE
             | c::POPCNT
             | c::TSC_DEADLINE
             | c::XSAVE
@@ -292,10 +319,10 @@ impl Cpu {
                 eax: HIGHEST_EXTENDED,
                 ..Leaf::default()
             },
-            // LAHF in 64-bit mode, PREFETCHW; SYSCALL (reported only where it works), execute-disable, 1-GByte
+            // LAHF in 64-bit mode, LZCNT, PREFETCHW; SYSCALL (reported only where it works), execute-disable, 1-GByte
             // pages, RDTSCP, Intel 64.
             0x8000_0001 => Leaf {
-                ecx: 1 | 1 << 8,
+                ecx: 1 | 1 << 5 | 1 << 8,
                 edx: u32::from(self.mode_64) << 11
                     | u32::from(self.msrs.misc_enable & msr::HIDE_EXECUTE_DISABLE == 0) << 20
                     | u32::from(self.model.pages_1g) << 26

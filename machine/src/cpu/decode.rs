@@ -56,8 +56,10 @@ pub enum Form {
     MemRegImm,
     /// Register `reg`, register `rm`, register `extra`.
     RegRegReg,
-    /// Register `reg`, memory, register `extra`.
+    /// Register `reg`, memory, register `rm`.
     RegMemReg,
+    /// Register `reg`, register `rm`, memory.
+    RegRegMem,
     /// Memory, register `reg`, register `extra`.
     MemRegReg,
     /// Anything else.
@@ -112,6 +114,7 @@ pub fn form(instruction: &Instruction) -> Form {
             (Kind::Mem, Kind::Reg, Kind::Imm) => Form::MemRegImm,
             (Kind::Reg, Kind::Reg, Kind::Reg) => Form::RegRegReg,
             (Kind::Reg, Kind::Mem, Kind::Reg) => Form::RegMemReg,
+            (Kind::Reg, Kind::Reg, Kind::Mem) => Form::RegRegMem,
             (Kind::Mem, Kind::Reg, Kind::Reg) => Form::MemRegReg,
             _ => Form::Other,
         },

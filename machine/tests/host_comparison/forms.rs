@@ -34,6 +34,13 @@ pub const FEATURES: &[CpuidFeature] = &[
     CpuidFeature::SSSE3,
     CpuidFeature::SSE4_1,
     CpuidFeature::SSE4_2,
+    CpuidFeature::ADX,
+    CpuidFeature::MOVBE,
+    CpuidFeature::LZCNT,
+    CpuidFeature::BMI1,
+    CpuidFeature::BMI2,
+    CpuidFeature::CLFLUSHOPT,
+    CpuidFeature::CLWB,
 ];
 
 /// Instructions of other features that are compared.
@@ -151,7 +158,10 @@ pub fn all() -> Vec<Form> {
         let information = code.op_code();
         let wanted = information.is_instruction()
             && information.mode64()
-            && information.encoding() == EncodingKind::Legacy
+            && matches!(
+                information.encoding(),
+                EncodingKind::Legacy | EncodingKind::VEX
+            )
             && (MNEMONICS.contains(&code.mnemonic())
                 || code
                     .cpuid_features()
@@ -302,10 +312,20 @@ pub fn encode(form: Form, rip: u64, random: &mut Random) -> Option<Encoded> {
             K::r16_or_mem | K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => {
                 register(Register::AX + random.below(16) as u32);
             }
-            K::r32_or_mem | K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode => {
+            K::r32_or_mem
+            | K::r32_reg
+            | K::r32_reg_mem
+            | K::r32_rm
+            | K::r32_vvvv
+            | K::r32_opcode => {
                 register(Register::EAX + random.below(16) as u32);
             }
-            K::r64_or_mem | K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode => {
+            K::r64_or_mem
+            | K::r64_reg
+            | K::r64_reg_mem
+            | K::r64_rm
+            | K::r64_vvvv
+            | K::r64_opcode => {
                 register(Register::RAX + random.below(16) as u32);
             }
             K::xmm_or_mem | K::xmm_reg | K::xmm_rm => {

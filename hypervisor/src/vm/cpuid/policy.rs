@@ -47,6 +47,7 @@ pub(super) mod bit {
     }
     pub(in super::super) mod leaf_7_edx {
         pub(in super::super::super) const FSRM: u32 = 1 << 4;
+        pub(in super::super::super) const SERIALIZE: u32 = 1 << 14;
     }
     pub(in super::super) mod extended_1_ecx {
         pub(in super::super::super) const LAHF: u32 = 1 << 0;
@@ -214,7 +215,7 @@ pub const POLICY: &[Line] = &[
                     | SHA
             }),
             Source::Processor(bit::leaf_7_ecx::UMIP | bit::leaf_7_ecx::RDPID),
-            Source::Processor(bit::leaf_7_edx::FSRM),
+            Source::Processor(bit::leaf_7_edx::FSRM | bit::leaf_7_edx::SERIALIZE),
         ],
         Adjustment::StructuredFeatures,
         "AVX2 and AVX-512 need XSAVE; INVPCID, TSC_ADJUST, SGX, RTM, PT, PKU, LA57, CET, WAITPKG, \

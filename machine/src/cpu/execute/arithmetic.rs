@@ -1,5 +1,6 @@
 //! Addition, subtraction, logic and comparison (SDM volume 1, 7.3.2 Binary arithmetic and 7.3.4).
 
+use arch::control_register::rflags;
 use iced_x86::{Instruction, Mnemonic};
 
 use super::place::{Integer, Source, Target, one_operand, two_operands};
@@ -111,6 +112,41 @@ fn compare<T: Integer, K: Binary, D: Source, S: Source>(
     Ok(())
 }
 
+/// ADCX and ADOX: an addition with one flag, which alone changes.
+fn add_by<T: Integer, F: CarryFlag, D: Target, S: Source>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Result<(), Raised> {
+    let b = u128::from(S::get::<T>(cpu, op)?.to_u64());
+    let a = u128::from(D::get::<T>(cpu, op)?.to_u64());
+    let flags = cpu.flags.to_rflags();
+    let sum = a + b + u128::from(flags & F::FLAG != 0);
+    D::set::<T>(cpu, op, T::from_u64(sum as u64))?;
+    let carry = if sum >> (T::SIZE * 8) != 0 {
+        F::FLAG
+    } else {
+        0
+    };
+    cpu.flags = Flags::from_rflags(flags & !F::FLAG | carry);
+    Ok(())
+}
+
+/// The flag of such an addition.
+trait CarryFlag {
+    const FLAG: u64;
+}
+
+struct Carry;
+struct Overflow;
+
+impl CarryFlag for Carry {
+    const FLAG: u64 = rflags::CF;
+}
+
+impl CarryFlag for Overflow {
+    const FLAG: u64 = rflags::OF;
+}
+
 /// An operation of one operand.
 trait Unary {
     fn apply<T: Word>(a: T, before: Flags) -> (T, Flags);
@@ -168,6 +204,8 @@ pub(super) fn select(instruction: &Instruction, form: Form, _bits: u32) -> Optio
     match instruction.mnemonic() {
         Mnemonic::Add => two_operands!(form, width(), binary[Add]),
         Mnemonic::Adc => two_operands!(form, width(), binary[Adc]),
+        Mnemonic::Adcx => two_operands!(form, width(), add_by[Carry]),
+        Mnemonic::Adox => two_operands!(form, width(), add_by[Overflow]),
         Mnemonic::Sub => two_operands!(form, width(), binary[Sub]),
         Mnemonic::Sbb => two_operands!(form, width(), binary[Sbb]),
         Mnemonic::And => two_operands!(form, width(), binary[And]),

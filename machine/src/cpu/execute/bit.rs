@@ -173,12 +173,12 @@ pub(super) fn select(instruction: &Instruction, form: Form, _bits: u32) -> Optio
         Mnemonic::Btr => select_change::<Reset>(form, bits),
         Mnemonic::Btc => select_change::<Complement>(form, bits),
         // Without BMI1 and LZCNT the F3 prefix of TZCNT and LZCNT means nothing.
-        Mnemonic::Bsf | Mnemonic::Tzcnt => match form {
+        Mnemonic::Bsf => match form {
             Form::RegReg => width!(bits, scan[Forward, Rm]),
             Form::RegMem => width!(bits, scan[Forward, Mem]),
             _ => None,
         },
-        Mnemonic::Bsr | Mnemonic::Lzcnt => match form {
+        Mnemonic::Bsr => match form {
             Form::RegReg => width!(bits, scan[Backward, Rm]),
             Form::RegMem => width!(bits, scan[Backward, Mem]),
             _ => None,

@@ -106,6 +106,12 @@ fn select_move(instruction: &Instruction, form: Form) -> Option<Execute> {
     two_operands!(form, bits, copy[])
 }
 
+/// MOVBE: a move that reverses the order of the bytes.
+fn move_reversed<T: Integer, D: Target, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    let value = S::get::<T>(cpu, op)?.to_u64().swap_bytes();
+    D::set::<T>(cpu, op, T::from_u64(value >> (64 - T::SIZE * 8)))
+}
+
 macro_rules! extension {
     ($name:ident, $target:expr, $source:expr, $place:ty) => {
         match ($target, $source) {
@@ -127,6 +133,7 @@ pub(super) fn select(instruction: &Instruction, form: Form, _bits: u32) -> Optio
     let source = || operand_bits(instruction, 1);
     match instruction.mnemonic() {
         Mnemonic::Mov => select_move(instruction, form),
+        Mnemonic::Movbe => two_operands!(form, bits(), move_reversed[]),
         Mnemonic::Movnti => two_operands!(form, bits(), copy[]),
         Mnemonic::Movzx => match form {
             Form::RegReg => extension!(zero_extend, bits(), source(), Rm),

@@ -76,7 +76,8 @@ pub(super) fn select(instruction: &Instruction, _form: Form, _bits: u32) -> Opti
         | Mnemonic::Prefetchit0
         | Mnemonic::Prefetchit1 => Some(nothing),
         Mnemonic::Pause => Some(pause),
-        Mnemonic::Lfence | Mnemonic::Mfence | Mnemonic::Sfence => Some(fence),
+        // SERIALIZE: instructions execute one after the other.
+        Mnemonic::Lfence | Mnemonic::Mfence | Mnemonic::Sfence | Mnemonic::Serialize => Some(fence),
         Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => Some(flush_line),
         Mnemonic::Rdrand => width!(operand_bits(instruction, 0), rdrand[]),
         Mnemonic::Rdseed => width!(operand_bits(instruction, 0), rdseed[]),

@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod bit;
+mod bit_manipulation;
 mod branch;
 mod condition;
 mod data;
@@ -73,6 +74,7 @@ const FAMILIES: &[Family] = &[
     shift::select,
     multiply::select,
     bit::select,
+    bit_manipulation::select,
     data::select,
     exchange::select,
     condition::select,

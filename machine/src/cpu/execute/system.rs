@@ -54,6 +54,7 @@ pub(super) fn select(instruction: &Instruction, form: Form, bits: u32) -> Option
         (M::Wrgsbase, _) => write_segment_base::<{ register::GS }>,
         (M::Rdtsc, _) => read_time_stamp,
         (M::Rdtscp, _) => read_time_stamp_and_processor,
+        (M::Rdpid, Form::Reg) => read_processor,
         (M::Rdpmc, _) => read_performance_counter,
         (M::Hlt, _) => halt,
         (M::Cli, _) => clear_interrupt_flag,
@@ -63,9 +64,7 @@ pub(super) fn select(instruction: &Instruction, form: Form, bits: u32) -> Option
         (M::Wrmsr, _) => write_msr,
         // Neither MONITOR nor SMM is offered (SDM volume 2: #UD without them), and a return from SMM
         // outside SMM is invalid.
-        (M::Rsm | M::Monitor | M::Mwait | M::Ud0 | M::Ud1 | M::Ud2 | M::Rdpid, _) => {
-            super::invalid_opcode
-        }
+        (M::Rsm | M::Monitor | M::Mwait | M::Ud0 | M::Ud1 | M::Ud2, _) => super::invalid_opcode,
         _ => return None,
     })
 }
@@ -396,6 +395,13 @@ fn read_time_stamp_and_processor(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> 
     set_pair(cpu, value);
     cpu.registers[RCX] = cpu.msrs.tsc_aux & 0xffff_ffff;
     show_time(cpu);
+    Ok(())
+}
+
+fn read_processor(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
+    intercept::check_rdtscp_enabled(cpu)?;
+    let value = cpu.msrs.tsc_aux & 0xffff_ffff;
+    set_operand(cpu, op.reg, value);
     Ok(())
 }
 
