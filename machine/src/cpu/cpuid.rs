@@ -2,7 +2,7 @@
 
 use arch::control_register::cr4;
 
-use super::{Cpu, CpuModel, execute::sse::extended_states, msr};
+use super::{Cpu, CpuModel, execute::sse::extended_states, monitor, msr};
 
 /// The four registers that CPUID returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,7 @@ const BRAND: &[u8; 48] = b"Posthaste software VT-x processor\0\0\0\0\0\0\0\0\0\0
 /// Leaf 1 ECX.
 mod leaf_1_ecx {
     pub(super) const SSE3: u32 = 1 << 0;
+    pub(super) const MONITOR: u32 = 1 << 3;
     pub(super) const VMX: u32 = 1 << 5;
     pub(super) const SSSE3: u32 = 1 << 9;
     pub(super) const CMPXCHG16B: u32 = 1 << 13;
@@ -147,6 +148,12 @@ impl Cpu {
                 ..Leaf::default()
             },
             4 => self.caches(subleaf),
+            // Lines of 64 bytes, no extension, no C-state.
+            5 if self.msrs.misc_enable & msr::MONITOR != 0 => Leaf {
+                eax: monitor::LINE as u32,
+                ebx: monitor::LINE as u32,
+                ..Leaf::default()
+            },
             // 6: the local APIC's timer runs in every power state (ARAT).
             6 => Leaf {
                 eax: 1 << 2,
@@ -196,7 +203,7 @@ impl Cpu {
                 ecx: 100,
                 edx: 0,
             },
-            // 5 MONITOR, 0AH performance monitoring and all others: nothing.
+            // 0AH performance monitoring and all others: nothing.
             _ => Leaf::default(),
         }
     }
@@ -217,6 +224,9 @@ impl Cpu {
             | c::TSC_DEADLINE
             | c::XSAVE
             | c::RDRAND;
+        if self.msrs.misc_enable & msr::MONITOR != 0 {
+            ecx |= c::MONITOR;
+        }
         // It follows CR4.OSXSAVE.
         if self.cr4 & cr4::OSXSAVE != 0 {
             ecx |= c::OSXSAVE;

@@ -262,6 +262,14 @@ fn lower_operands(instruction: &Instruction, bits: u32, base: u64, lowered: &mut
     if instruction.has_repne_prefix() {
         lowered.attributes |= op::REPNE;
     }
+    if matches!(
+        instruction.code(),
+        Code::Monitorw | Code::Monitord | Code::Monitorq
+    ) {
+        // Its operand at RAX is none of those that iced counts.
+        lowered.base = 0;
+        lowered.segment = segment_number(instruction.segment_prefix(), bits);
+    }
     let exchange_with_memory = instruction.mnemonic() == iced_x86::Mnemonic::Xchg
         && (0..instruction.op_count()).any(|i| kind(instruction.op_kind(i)) == Kind::Mem);
     if instruction.has_lock_prefix() || exchange_with_memory {

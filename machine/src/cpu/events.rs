@@ -21,7 +21,11 @@ impl Cpu {
     /// The virtual time of the next event that this processor causes itself, whatever it does
     /// meanwhile.
     pub fn next_own_event(&self) -> Option<u64> {
-        match (self.apic_timer_time(), self.vmx.preemption_timer.deadline()) {
+        let timers = match (self.apic_timer_time(), self.vmx.preemption_timer.deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        match (timers, self.monitor.deadline()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
@@ -40,6 +44,7 @@ impl Cpu {
             self.take_inbox();
         }
         self.run_apic_timer();
+        self.run_monitor();
         if self.vmx.non_root {
             // Every event may leave the guest or wake it; then the next one is looked at.
             while self.vmx.non_root && vtx::events::process(self) == Processed::Something {}

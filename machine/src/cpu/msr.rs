@@ -23,10 +23,12 @@ const MTRR_CAPABILITIES: u64 = 8 | 1 << 8 | 1 << 10;
 pub const LIMIT_CPUID: u64 = 1 << 22;
 /// IA32_MISC_ENABLE: CPUID does not offer execute-disable.
 pub const HIDE_EXECUTE_DISABLE: u64 = 1 << 34;
+/// IA32_MISC_ENABLE: MONITOR and MWAIT exist.
+pub const MONITOR: u64 = 1 << 18;
 /// IA32_MISC_ENABLE: those and what makes no difference here: fast strings, thermal control, SpeedStep,
-/// MONITOR, xTPR messages.
+/// xTPR messages.
 const MISC_ENABLES: u64 =
-    1 | 1 << 3 | 1 << 16 | 1 << 18 | LIMIT_CPUID | 1 << 23 | HIDE_EXECUTE_DISABLE;
+    1 | 1 << 3 | 1 << 16 | MONITOR | LIMIT_CPUID | 1 << 23 | HIDE_EXECUTE_DISABLE;
 /// IA32_MISC_ENABLE: branch trace storage and precise event-based sampling are unavailable.
 const TRACING_UNAVAILABLE: u64 = 3 << 11;
 /// What IA32_BIOS_SIGN_ID shows after CPUID.1: the update's revision in bits 63:32.

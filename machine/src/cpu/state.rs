@@ -12,7 +12,8 @@ use arch::control_register::{cr0, efer, rflags};
 use super::{
     CpuModel,
     flags::Flags,
-    msr::UnknownMsr,
+    monitor::Monitor,
+    msr::{self, UnknownMsr},
     op::FLAT,
     process_context::ProcessContexts,
     raise::{Exception, Pending},
@@ -38,7 +39,7 @@ pub const TSC_TICKS_PER_TIMER_COUNT: NonZeroU32 = NonZeroU32::new(10).unwrap();
 pub enum Activity {
     /// It executes instructions.
     Active,
-    /// It waits for an interrupt after HLT.
+    /// It waits for an interrupt after HLT, or in MWAIT.
     Halted,
     /// It waits for INIT or reset after a triple fault.
     Shutdown,
@@ -163,6 +164,8 @@ pub struct Cpu {
     pub start_up_pending: Option<u8>,
     /// What the processor does.
     pub activity: Activity,
+    /// Address-range monitoring.
+    pub monitor: Monitor,
     /// Why the last instruction raised.
     pub pending: Pending,
     /// Translations.
@@ -268,6 +271,7 @@ impl Cpu {
             init_pending: false,
             start_up_pending: None,
             activity: Activity::Active,
+            monitor: Monitor::default(),
             pending: Pending::Again,
             tlb: Tlb::new(platform.ram.size()),
             process_contexts: ProcessContexts::default(),
@@ -501,11 +505,12 @@ impl Cpu {
             self.x87 = X87::default();
             self.msrs = Msrs {
                 pat: 0x0007_0406_0007_0406,
-                misc_enable: 1,
+                misc_enable: 1 | msr::MONITOR,
                 ..Msrs::default()
             };
         }
         self.activity = Activity::Active;
+        self.monitor.clear();
         self.process_contexts.clear();
         self.tlb.flush_all();
         self.refresh_mode();

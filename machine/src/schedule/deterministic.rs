@@ -82,7 +82,10 @@ impl Deterministic {
 
     /// Whether a processor has something to do now.
     fn is_ready(&self, cpu: &Cpu) -> bool {
-        cpu.activity == Activity::Active || cpu.attention() || self.wake_time(cpu) <= self.time
+        cpu.activity == Activity::Active
+            || cpu.attention()
+            || self.wake_time(cpu) <= self.time
+            || cpu.monitor_triggered()
     }
 
     /// When a waiting processor's own timers wake it.

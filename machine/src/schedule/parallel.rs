@@ -11,6 +11,8 @@ use crate::platform::{Outcome, Platform, lock};
 
 /// Longest sleep; a bound on how late a thread sees something that woke nobody.
 const LONGEST_SLEEP: Duration = Duration::from_millis(50);
+/// Longest sleep of a processor in MWAIT, which a store wakes.
+const LONGEST_MONITORED_SLEEP: Duration = Duration::from_micros(50);
 /// Longest time between looks at the devices, in nanoseconds.
 const LONGEST_LOOK: u64 = 1_000_000;
 /// Instructions between looks at the time.
@@ -66,8 +68,13 @@ fn run_processor(
                 super::heed_shutdown(platform, &processor.cpu);
                 let due = processor.cpu.next_own_event();
                 let now = processor.cpu.now();
-                let sleep = due.map_or(LONGEST_SLEEP, |due| {
-                    Duration::from_nanos(due.saturating_sub(now)).min(LONGEST_SLEEP)
+                let longest = if processor.cpu.monitor.is_waiting() {
+                    LONGEST_MONITORED_SLEEP
+                } else {
+                    LONGEST_SLEEP
+                };
+                let sleep = due.map_or(longest, |due| {
+                    Duration::from_nanos(due.saturating_sub(now)).min(longest)
                 });
                 let Some(inbox) = platform.inboxes.get(index) else {
                     return;

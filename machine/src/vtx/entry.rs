@@ -158,8 +158,10 @@ fn load_guest_state(cpu: &mut Cpu, c: &Controls) {
     cpu.refresh_mode();
 }
 
-// SDM 26.3.2.5 Updating Non-Register State, 26.7 Special Features of VM Entry
+// SDM 26.3.2.5 Updating Non-Register State, 26.3.3 Clearing Address-Range Monitoring, 26.7 Special
+// Features of VM Entry
 fn load_non_register_state(cpu: &mut Cpu, c: &Controls) {
+    cpu.monitor.clear();
     cpu.activity = match cpu.vmcs(vmcs::GUEST_ACTIVITY_STATE) {
         0 => Activity::Active,
         1 => Activity::Halted,

@@ -306,6 +306,8 @@ fn save_non_register_state(cpu: &mut Cpu) {
     let controls = cpu.vmx.controls;
     let activity = match cpu.activity {
         Activity::Active => 0,
+        // SDM 24.4.2: the field never reflects the state in MWAIT.
+        Activity::Halted if cpu.monitor.is_waiting() => 0,
         Activity::Halted => 1,
         Activity::Shutdown => 2,
         Activity::WaitForStartUp => 3,
@@ -392,7 +394,8 @@ fn load_host_state(cpu: &mut Cpu) {
     cpu.set_rip(cpu.vmcs(vmcs::HOST_RIP));
     cpu.registers[4] = cpu.vmcs(vmcs::HOST_RSP);
     cpu.set_rflags(rflags::RESERVED_1);
-    // SDM 27.5.5 Updating Non-Register State
+    // SDM 27.5.5 Updating Non-Register State, 27.5.6 Clearing Address-Range Monitoring
+    cpu.monitor.clear();
     cpu.activity = Activity::Active;
     cpu.inhibit = Inhibit::None;
     cpu.inhibit_expires = false;

@@ -30,8 +30,6 @@ pub enum Instruction {
     Rdtsc,
     /// RDTSCP.
     Rdtscp,
-    /// MWAIT.
-    Mwait,
     /// MONITOR.
     Monitor,
     /// WBINVD and WBNOINVD.
@@ -62,7 +60,6 @@ fn check_in_guest(cpu: &mut Cpu, instruction: Instruction) -> Result<(), Raised>
         Instruction::Rdpmc => (ExitReason::Rdpmc, c.primary(primary::RDPMC_EXITING)),
         Instruction::Rdtsc => (ExitReason::Rdtsc, c.primary(primary::RDTSC_EXITING)),
         Instruction::Rdtscp => (ExitReason::Rdtscp, c.primary(primary::RDTSC_EXITING)),
-        Instruction::Mwait => (ExitReason::Mwait, c.primary(primary::MWAIT_EXITING)),
         Instruction::Monitor => (ExitReason::Monitor, c.primary(primary::MONITOR_EXITING)),
         Instruction::Wbinvd => (ExitReason::Wbinvd, c.secondary(secondary::WBINVD_EXITING)),
     };
@@ -77,6 +74,14 @@ fn check_in_guest(cpu: &mut Cpu, instruction: Instruction) -> Result<(), Raised>
 pub fn check_rdtscp_enabled(cpu: &mut Cpu) -> Result<(), Raised> {
     if cpu.vmx.non_root && !cpu.vmx.controls.secondary(secondary::ENABLE_RDTSCP) {
         return Err(cpu.invalid_opcode());
+    }
+    Ok(())
+}
+
+/// MWAIT; the qualification says whether the monitoring hardware is armed (SDM 27.2.1).
+pub fn mwait(cpu: &mut Cpu, armed: bool) -> Result<(), Raised> {
+    if cpu.vmx.non_root && cpu.vmx.controls.primary(primary::MWAIT_EXITING) {
+        return Err(cpu.vm_exit(VmExit::qualified(ExitReason::Mwait, armed.into())));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use iced_x86::{Instruction, Mnemonic};
 use super::super::{
     Activity, Cpu, Inhibit,
     decode::Form,
+    monitor,
     msr::MICROCODE_REVISION,
     op::{Execute, Op},
     raise::Raised,
@@ -57,14 +58,15 @@ pub(super) fn select(instruction: &Instruction, form: Form, bits: u32) -> Option
         (M::Rdpid, Form::Reg) => read_processor,
         (M::Rdpmc, _) => read_performance_counter,
         (M::Hlt, _) => halt,
+        (M::Monitor, _) => monitor::monitor,
+        (M::Mwait, _) => monitor::mwait,
         (M::Cli, _) => clear_interrupt_flag,
         (M::Sti, _) => set_interrupt_flag,
         (M::Cpuid, _) => cpuid,
         (M::Rdmsr, _) => read_msr,
         (M::Wrmsr, _) => write_msr,
-        // Neither MONITOR nor SMM is offered (SDM volume 2: #UD without them), and a return from SMM
-        // outside SMM is invalid.
-        (M::Rsm | M::Monitor | M::Mwait | M::Ud0 | M::Ud1 | M::Ud2, _) => super::invalid_opcode,
+        // There is no SMM to return from.
+        (M::Rsm | M::Ud0 | M::Ud1 | M::Ud2, _) => super::invalid_opcode,
         _ => return None,
     })
 }
@@ -416,6 +418,7 @@ fn read_performance_counter(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
 fn halt(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
     privileged(cpu)?;
     intercept::check(cpu, intercept::Instruction::Hlt)?;
+    cpu.monitor.clear();
     cpu.activity = Activity::Halted;
     cpu.look_at_events();
     Ok(())
