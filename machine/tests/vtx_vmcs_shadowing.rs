@@ -180,9 +180,11 @@ fn shadowed_accesses_fail_and_fault() {
         guest.launch(10);
         guest.expect_exit(R::Hlt);
         assert_eq!(guest.get(vmcs::GUEST_RFLAGS) & 0x8d5, 0x40);
-        let number = vmcs::INSTRUCTION_ERROR.get(guest.ram(), SHADOW_VMCS);
+        // The number is in the current VMCS, not in the shadow.
+        let number = guest.get(vmcs::INSTRUCTION_ERROR);
         assert_eq!(number, error::UNSUPPORTED_COMPONENT);
-        assert_eq!(guest.get(vmcs::INSTRUCTION_ERROR), 0);
+        let shadow = vmcs::INSTRUCTION_ERROR.get(guest.ram(), SHADOW_VMCS);
+        assert_eq!(shadow, 0);
         // CPL 3: #GP(0), after the exit that the bitmap asks for.
         for (exits, expected) in [(false, R::ExceptionOrNmi), (true, R::Vmread)] {
             let mut guest = shadowed(VMREAD);

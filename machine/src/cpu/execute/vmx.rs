@@ -18,7 +18,7 @@ use crate::vtx::{
     VmExit,
     control_registers::{permits_cr0, permits_cr4},
     entry, ept, instruction_information as information, vm_functions,
-    vmcs::{self, Component, Field, LaunchState, NO_POINTER},
+    vmcs::{self, Component, LaunchState, NO_POINTER},
     vmcs_shadowing::{Direction, accessed_region, is_shadowed},
 };
 
@@ -49,8 +49,6 @@ pub(super) fn select(instruction: &Instruction, form: Form, _bits: u32) -> Optio
 enum Outcome {
     Succeed,
     FailInvalid,
-    /// VMfailValid in the VMCS at this RAM offset.
-    FailIn(u64, u32),
     /// VMfail: VMfailValid with this number if there is a current VMCS, otherwise VMfailInvalid.
     Fail(u32),
 }
@@ -60,10 +58,6 @@ fn conclude(cpu: &mut Cpu, outcome: Outcome) -> Result<(), Raised> {
         Outcome::Succeed => 0,
         Outcome::Fail(number) if cpu.vmx.current != NO_POINTER => {
             cpu.set_vmcs(INSTRUCTION_ERROR, number);
-            rflags::ZF
-        }
-        Outcome::FailIn(region, number) => {
-            INSTRUCTION_ERROR.set(&cpu.ram, region, number);
             rflags::ZF
         }
         Outcome::FailInvalid | Outcome::Fail(_) => rflags::CF,
@@ -264,7 +258,7 @@ fn vmread<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
         return conclude(cpu, Outcome::FailInvalid);
     };
     let Some(component) = Component::decode(register(cpu, field), &cpu.model) else {
-        return conclude(cpu, Outcome::FailIn(region, error::UNSUPPORTED_COMPONENT));
+        return conclude(cpu, Outcome::Fail(error::UNSUPPORTED_COMPONENT));
     };
     let value = component.read(&cpu.ram, region);
     if MEMORY {
@@ -303,7 +297,7 @@ fn vmwrite<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     };
     // IA32_VMX_MISC[29] is 1: exit-information fields can be written as any other.
     let Some(component) = Component::decode(register(cpu, op.reg), &cpu.model) else {
-        return conclude(cpu, Outcome::FailIn(region, error::UNSUPPORTED_COMPONENT));
+        return conclude(cpu, Outcome::Fail(error::UNSUPPORTED_COMPONENT));
     };
     component.write(&cpu.ram, region, value);
     conclude(cpu, Outcome::Succeed)
