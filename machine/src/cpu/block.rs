@@ -1,6 +1,7 @@
 //! Blocks of decoded instructions, cached by physical address and code size.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::{
     Cpu,
@@ -16,22 +17,14 @@ use super::{
 
 /// Instructions in a block at most.
 const LONGEST_BLOCK: usize = 32;
-/// Slots of the direct-mapped cache.
-const SLOTS: usize = 1 << 15;
+/// Slots of the direct-mapped front of the cache.
+const SLOTS: usize = 1 << 14;
 /// Entries of the cache by linear address.
-const JUMPS: usize = 1 << 12;
+const JUMPS: usize = 1 << 14;
 /// Pages kept at most, of which [`Blocks::pages`] says where they are.
 const PAGES: usize = 1 << 14;
 /// Instructions kept at most (32 bytes each); beyond that everything is dropped.
-const CAPACITY: usize = 1 << 17;
-
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    /// RAM offset of the first byte times 4, plus the code size's number, plus 1; 0 is empty.
-    key: u64,
-    start: u32,
-    length: u32,
-}
+const CAPACITY: usize = 1 << 19;
 
 /// Where 64-bit code went before: a linear address and the block there.
 #[derive(Clone, Copy)]
@@ -42,16 +35,15 @@ struct Jump {
     key: u64,
     /// What the block was translated to, or code that leaves.
     code: Code,
-    start: u32,
-    length: u32,
+    /// The block's number.
+    block: u64,
 }
 
 const NO_JUMP: Jump = Jump {
     rip: 0,
     key: u64::MAX,
     code: Code::NONE,
-    start: 0,
-    length: 0,
+    block: u64::MAX,
 };
 
 /// The key of a block at a RAM offset of code of that size.
@@ -59,8 +51,9 @@ fn block_key(offset: u64, bits: u32) -> u64 {
     (offset << 2 | u64::from(bits >> 5)) + 1
 }
 
-fn slot_index(offset: u64) -> usize {
-    (offset ^ offset >> 15) as usize % SLOTS
+/// The RAM offset in a key.
+fn block_offset(key: u64) -> u64 {
+    key.wrapping_sub(1) >> 2
 }
 
 #[inline(always)]
@@ -83,30 +76,57 @@ pub(super) mod layout {
     const _: () = assert!(size_of::<Jump>().is_power_of_two() && JUMPS.is_power_of_two());
 }
 
-/// What is known of a block besides its instructions.
+/// A block.
 #[derive(Clone, Copy)]
 struct Head {
-    /// RAM offset of the first byte.
-    offset: u64,
+    /// [`block_key`], or 0 if the block was dropped.
+    key: u64,
+    /// Index of its first instruction.
+    start: u32,
+    /// How many there are.
+    length: u32,
     /// How often it was executed; counting stops when it is translated or cannot be.
     runs: u32,
     code: Option<Code>,
 }
 
+/// Hashes addresses, which are the guest's choice and so only as good as the guest wants.
+#[derive(Clone, Copy, Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(23) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+
 /// The block cache of one processor.
 pub struct Blocks {
-    slots: Box<[Slot; SLOTS]>,
     jumps: Box<[Jump; JUMPS]>,
+    /// Numbers of blocks by [`block_key`], of which one was looked for last.
+    slots: Box<[u32; SLOTS]>,
+    /// The same, of all.
+    numbers: AddressMap<u64, u32>,
+    heads: Vec<Head>,
     ops: Vec<Op>,
     /// RAM frames of the pages from which 64-bit code was fetched, by linear address and fetch key.
     /// Whether a page is looked up again so depends on what was executed, and not on which blocks are
     /// found by linear address, in which the engines differ.
-    pages: HashMap<(u64, u64), u64>,
-    /// Slots in use by RAM frame.
-    by_frame: HashMap<u64, Vec<u32>>,
-    /// One for each of `ops`, of which those of first instructions count; only if there is a
-    /// translator.
-    heads: Vec<Head>,
+    pages: AddressMap<(u64, u64), u64>,
+    /// Numbers of blocks by RAM frame.
+    by_frame: AddressMap<u64, Vec<u32>>,
     /// An instruction that spans two pages is decoded afresh each time, into this place.
     single: [Op; 1],
     /// Made when the first block is worth it, unless the host refuses.
@@ -120,13 +140,8 @@ pub struct Blocks {
 /// A block to execute.
 #[derive(Clone, Copy, Debug)]
 pub enum Block {
-    /// Instructions of the cache.
-    Cached {
-        /// Index of the first.
-        start: u32,
-        /// How many.
-        length: u32,
-    },
+    /// One of the cache, by its number.
+    Cached(u32),
     /// The one instruction that spans two pages.
     Single,
 }
@@ -139,12 +154,13 @@ impl Blocks {
     /// An empty cache for an engine.
     pub fn new(engine: Engine) -> Self {
         Self {
-            slots: Box::new([Slot::default(); SLOTS]),
             jumps: Box::new([NO_JUMP; JUMPS]),
-            ops: Vec::new(),
-            pages: HashMap::new(),
-            by_frame: HashMap::new(),
+            slots: Box::new([u32::MAX; SLOTS]),
+            numbers: AddressMap::default(),
             heads: Vec::new(),
+            ops: Vec::new(),
+            pages: AddressMap::default(),
+            by_frame: AddressMap::default(),
             single: [super::execute::INVALID],
             translator: None,
             worth: match engine {
@@ -159,31 +175,36 @@ impl Blocks {
     #[inline(always)]
     pub fn ops(&self, block: Block) -> &[Op] {
         match block {
-            Block::Cached { start, length } => self
-                .ops
-                .get(start as usize..(start + length) as usize)
-                .unwrap_or(&[]),
+            Block::Cached(number) => self.ops_of(number).unwrap_or(&[]),
             Block::Single => &self.single,
         }
+    }
+
+    #[inline(always)]
+    fn ops_of(&self, number: u32) -> Option<&[Op]> {
+        let head = self.heads.get(number as usize)?;
+        let start = head.start as usize;
+        self.ops.get(start..start + head.length as usize)
     }
 
     /// Drops the blocks of one RAM frame, of the processor whose translations are `tlb`.
     pub fn drop_frame(&mut self, frame: u64, tlb: &mut Tlb) {
         tlb.invalidate_fetches();
-        for index in self.by_frame.remove(&frame).unwrap_or_default() {
-            if let Some(slot) = self.slots.get_mut(index as usize)
-                && slot.key.wrapping_sub(1) >> 2 & !0xfff == frame
-            {
-                *slot = Slot::default();
+        for number in self.by_frame.remove(&frame).unwrap_or_default() {
+            if let Some(head) = self.heads.get_mut(number as usize) {
+                self.numbers.remove(&head.key);
+                head.key = 0;
             }
         }
     }
 
+    /// Drops every block. What the guest can see of the translation cache stays as it is.
     fn drop_all(&mut self) {
-        self.slots.fill(Slot::default());
         self.jumps.fill(NO_JUMP);
-        self.ops.clear();
+        self.slots.fill(u32::MAX);
+        self.numbers.clear();
         self.heads.clear();
+        self.ops.clear();
         self.by_frame.clear();
         if let Some(translator) = &mut self.translator {
             translator.clear();
@@ -196,10 +217,7 @@ impl Blocks {
         let rip = cpu.rip();
         let jump = &self.jumps[jump_index(rip)];
         if jump.rip == rip && cpu.mode_64 && jump.key == cpu.tlb.fetch_key(cpu.privilege()) {
-            return Ok(Block::Cached {
-                start: jump.start,
-                length: jump.length,
-            });
+            return Ok(Block::Cached(jump.block as u32));
         }
         self.at_new_rip(cpu, rip)
     }
@@ -207,15 +225,14 @@ impl Blocks {
     #[inline(never)]
     fn at_new_rip(&mut self, cpu: &mut Cpu, rip: u64) -> Result<Block, Raised> {
         let block = self.by_physical_address(cpu)?;
-        if let Block::Cached { start, length } = block
+        if let Block::Cached(number) = block
             && cpu.mode_64
         {
             self.jumps[jump_index(rip)] = Jump {
                 rip,
                 key: cpu.tlb.fetch_key(cpu.privilege()),
-                code: self.code_of(start),
-                start,
-                length,
+                code: self.code_of(number),
+                block: number.into(),
             };
         }
         Ok(block)
@@ -250,15 +267,22 @@ impl Blocks {
         };
         let bits = cpu.code_bits();
         let key = block_key(offset, bits);
-        let index = slot_index(offset);
-        let slot = self.slots[index];
-        if slot.key == key {
-            return Ok(Block::Cached {
-                start: slot.start,
-                length: slot.length,
-            });
+        if let Some(number) = self.number_of(key) {
+            return Ok(Block::Cached(number));
         }
-        self.decode_block(cpu, offset, bits, key, index)
+        self.decode_block(cpu, offset, bits, key)
+    }
+
+    /// The block of that key.
+    #[inline(always)]
+    fn number_of(&mut self, key: u64) -> Option<u32> {
+        let slot = &mut self.slots[(key ^ key >> 15) as usize % SLOTS];
+        let known = self.heads.get(*slot as usize);
+        if known.is_some_and(|head| head.key == key) {
+            return Some(*slot);
+        }
+        *slot = *self.numbers.get(&key)?;
+        Some(*slot)
     }
 
     /// Blocks that were translated so far.
@@ -266,9 +290,9 @@ impl Blocks {
         self.translations
     }
 
-    /// Code for the block that starts with instruction `start`, which at least leaves.
-    fn code_of(&self, start: u32) -> Code {
-        let head = self.heads.get(start as usize);
+    /// Code for the block of that number, which at least leaves.
+    fn code_of(&self, number: u32) -> Code {
+        let head = self.heads.get(number as usize);
         match (&self.translator, head.and_then(|head| head.code)) {
             (_, Some(code)) => code,
             (Some(translator), None) => translator.leave(),
@@ -278,19 +302,17 @@ impl Blocks {
 
     /// What the 64-bit block at RAM offset `target` was translated to.
     fn translation_at(&self, target: u64) -> Option<Code> {
-        let key = block_key(target, 64);
-        let slot = self.slots[slot_index(target)];
-        let head = self.heads.get(slot.start as usize)?;
-        head.code.filter(|_| slot.key == key)
+        let number = self.numbers.get(&block_key(target, 64))?;
+        self.heads.get(*number as usize)?.code
     }
 
     /// A block is about to be executed: gives its translation, which is made if it is worth it now.
     #[inline(always)]
     pub fn translated(&mut self, cpu: &mut Cpu, block: Block) -> Option<Translated> {
-        let Block::Cached { start, length } = block else {
+        let Block::Cached(number) = block else {
             return None;
         };
-        let head = self.heads.get_mut(start as usize)?;
+        let head = self.heads.get_mut(number as usize)?;
         if let Some(code) = head.code {
             return Some(Translated(code));
         }
@@ -298,38 +320,41 @@ impl Blocks {
         if head.runs != self.worth || !cpu.mode_64 {
             return None;
         }
-        self.translate(cpu, start, length).map(Translated)
+        self.translate(cpu, number).map(Translated)
     }
 
     #[cold]
     #[inline(never)]
-    fn translate(&mut self, cpu: &mut Cpu, start: u32, length: u32) -> Option<Code> {
+    fn translate(&mut self, cpu: &mut Cpu, number: u32) -> Option<Code> {
         if self.translator.is_none() {
             self.translator = Translator::new();
             if self.translator.is_none() {
                 // The host refuses: it is not asked again.
                 self.worth = u32::MAX;
-                self.heads.clear();
                 return None;
             }
             self.forget_translations();
         }
-        let offset = self.heads.get(start as usize)?.offset;
-        let ops = self.ops.get(start as usize..(start + length) as usize)?;
-        let mut translator = self.translator.take()?;
-        let code = translator.translate(ops, offset, |target| self.translation_at(target));
-        self.translator = Some(translator);
+        let offset = block_offset(self.heads.get(number as usize)?.key);
+        let head = self.heads.get(number as usize)?;
+        let start = head.start as usize;
+        let ops = self.ops.get(start..start + head.length as usize)?;
+        let (numbers, heads) = (&self.numbers, &self.heads);
+        let code = self.translator.as_mut()?.translate(ops, offset, |target| {
+            let number = numbers.get(&block_key(target, 64))?;
+            heads.get(*number as usize)?.code
+        });
         let Some(code) = code else {
             // No room: all start over.
             self.forget_translations();
             return None;
         };
-        if let Some(head) = self.heads.get_mut(start as usize) {
+        if let Some(head) = self.heads.get_mut(number as usize) {
             head.code = Some(code);
         }
         self.translations += 1;
         let jump = &mut self.jumps[jump_index(cpu.rip())];
-        if jump.rip == cpu.rip() && jump.start == start {
+        if jump.rip == cpu.rip() && jump.block == number.into() {
             jump.code = code;
         }
         Some(code)
@@ -375,7 +400,6 @@ impl Blocks {
         offset: u64,
         bits: u32,
         key: u64,
-        index: usize,
     ) -> Result<Block, Raised> {
         let frame = offset & !0xfff;
         cpu.keep_code_of(frame);
@@ -406,21 +430,17 @@ impl Blocks {
         if length == 0 {
             return self.spanning(cpu);
         }
-        if self.worth != u32::MAX {
-            let head = Head {
-                offset,
-                runs: 0,
-                code: None,
-            };
-            self.heads.resize(self.ops.len(), head);
-        }
-        let start = start as u32;
-        self.slots[index] = Slot { key, start, length };
-        let slots = self.by_frame.entry(frame).or_default();
-        if !slots.contains(&(index as u32)) {
-            slots.push(index as u32);
-        }
-        Ok(Block::Cached { start, length })
+        let number = self.heads.len() as u32;
+        self.heads.push(Head {
+            key,
+            start: start as u32,
+            length,
+            runs: 0,
+            code: None,
+        });
+        self.numbers.insert(key, number);
+        self.by_frame.entry(frame).or_default().push(number);
+        Ok(Block::Cached(number))
     }
 
     /// Decodes an instruction whose bytes are in two pages, or not in RAM.

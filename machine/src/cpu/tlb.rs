@@ -6,7 +6,7 @@
 
 use crate::memory::Word;
 
-const ENTRIES: usize = 1024;
+const ENTRIES: usize = 4096;
 /// Never equal to a page address with a context in its low bits, because context FFFH is not used.
 const INVALID: u64 = u64::MAX;
 const LAST_CONTEXT: u64 = 0xffe;

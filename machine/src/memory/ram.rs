@@ -129,8 +129,23 @@ impl Ram {
 
     /// Copies RAM into `buffer`; bytes beyond the end of RAM are 0.
     pub fn read_bytes(&self, offset: u64, buffer: &mut [u8]) {
-        for (i, byte) in buffer.iter_mut().enumerate() {
-            *byte = self.load(offset.wrapping_add(i as u64));
+        let mut position = offset;
+        let mut chunks = buffer.chunks_exact_mut(8);
+        for chunk in &mut chunks {
+            let mut word = [0; 8];
+            if position.checked_add(8).is_some_and(|end| end <= self.size) {
+                word = self.load::<u64>(position).to_le_bytes();
+            } else {
+                for (i, byte) in (0..).zip(&mut word) {
+                    *byte = self.load(position.wrapping_add(i));
+                }
+            }
+            chunk.copy_from_slice(&word);
+            position = position.wrapping_add(8);
+        }
+        for byte in chunks.into_remainder() {
+            *byte = self.load(position);
+            position = position.wrapping_add(1);
         }
     }
 
