@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use machine::cpu::Engine;
 use machine::machine::Schedule;
-use posthaste::guest_run::GuestRun;
+use posthaste::guest_run::{ApicMode, GuestRun};
 use serde_json::Value;
 
 use crate::json::document;
@@ -43,6 +44,29 @@ fn another_seed_is_another_run_with_the_same_verdict() {
     let hashes: Vec<String> = (1..=4).map(trace_hash).collect();
     for (i, hash) in hashes.iter().enumerate() {
         assert!(!hashes[..i].contains(hash), "{hashes:?}");
+    }
+}
+
+/// The translator changes nothing but how long it takes; blocks are translated when they first run, to
+/// have as many of them as there can be.
+#[test]
+fn engines_give_the_same_run() {
+    for (seed, apic) in [(1, ApicMode::X2apic), (2, ApicMode::Xapic)] {
+        let [one, other] = [Engine::Interpreter, Engine::Translator { after: 1 }].map(|engine| {
+            let run = GuestRun {
+                guest_options: OPTIONS.to_owned(),
+                schedule: Schedule::Deterministic { seed },
+                apic,
+                engine,
+                ..GuestRun::default()
+            };
+            run.run(Box::new(|_, _| {}))
+                .unwrap_or_else(|error| panic!("{engine:?}: {error}"))
+        });
+        assert_eq!(one.report.processors, other.report.processors);
+        assert_eq!(one.report.trace_hash, other.report.trace_hash);
+        assert_eq!(one.report.positions, other.report.positions);
+        assert_eq!(one.console, other.console);
     }
 }
 

@@ -1,15 +1,11 @@
 //! A block on its way to the host's code.
 
-use super::assembler::{Arithmetic, Memory};
-use super::assembler::{Assembler, Width, register::*};
+use super::assembler::{Assembler, Fixup};
 use super::classify::{Native, classify};
 use super::memory::Slow;
 use super::stubs::Stubs;
-use super::{Link, host, liveness, state};
+use super::{Link, host, liveness};
 use crate::cpu::op::Op;
-
-const LESS_OR_EQUAL: u8 = 14;
-const NOT_EQUAL: u8 = 5;
 
 /// The state of a translation. Between instructions RAX, RCX and RDX hold nothing.
 pub(super) struct Translation<'a> {
@@ -36,7 +32,7 @@ pub(super) struct Translation<'a> {
     pub(super) host_flags: bool,
     pub(super) slow: Vec<Slow>,
     /// Jumps that are to become direct ones, with the number of their link.
-    pub(super) unlinked: Vec<(super::assembler::Fixup, usize)>,
+    pub(super) unlinked: Vec<(Fixup, usize)>,
 }
 
 /// Says at which position the block at a RAM offset is entered.
@@ -80,7 +76,7 @@ impl<'a> Translation<'a> {
         let natives: Vec<Native> = ops.iter().map(classify).collect();
         let live = liveness::live_after(ops, &natives);
         self.entry = self.out.position();
-        self.head();
+        self.stubs.write_head(self.out);
         let mut ended = false;
         for (index, op) in ops.iter().enumerate() {
             self.index = index;
@@ -97,19 +93,6 @@ impl<'a> Translation<'a> {
         self.write_slow(ops);
         self.write_link_requests();
         self.entry
-    }
-
-    /// What the interpreter's loop looks at between blocks.
-    fn head(&mut self) {
-        let out = &mut *self.out;
-        out.load(Width::Quad, RAX, state::ATTENTION);
-        out.test(Width::Quad, state::REMAINING, state::REMAINING);
-        let slice_ends = out.jump_if(LESS_OR_EQUAL);
-        out.bind(slice_ends, self.stubs.leave);
-        let word = Memory::at(RAX, 0);
-        out.arithmetic_immediate(Arithmetic::Compare, Width::Double, word, 0);
-        let attention = out.jump_if(NOT_EQUAL);
-        out.bind(attention, self.stubs.leave);
     }
 
     /// Translates one instruction. True if it ends the block, whose exits are then written.

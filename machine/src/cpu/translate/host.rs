@@ -167,9 +167,9 @@ mod x86_64 {
             code.0.wrapping_sub(self.executable.as_ptr().addr())
         }
 
-        /// Runs `code`, of this buffer, until it leaves.
+        /// Runs `code`, of this buffer, from behind its head of `head` bytes until it leaves.
         #[inline]
-        pub(in super::super) fn enter(&self, cpu: &mut Cpu, code: Code) -> Exit {
+        pub(in super::super) fn enter(&self, cpu: &mut Cpu, code: Code, head: usize) -> Exit {
             if self.position_of(code) >= self.used || cpu.tlb.ram_size() != cpu.ram.size() {
                 return Exit::Next;
             }
@@ -181,7 +181,7 @@ mod x86_64 {
             // at the offsets of its fields; RAM at offsets that the translation cache holds, all of
             // which lie below the size of RAM; the cache of blocks inside its bounds; and calls
             // `execute` with the pointer it was given and the address of an `Op` in the buffer.
-            match enter(cpu, code.0) {
+            match enter(cpu, code.0 + head) {
                 RAISED => Exit::Raised,
                 number if number >= FIRST_LINK => Exit::Link(number - FIRST_LINK),
                 _ => Exit::Next,
@@ -282,7 +282,7 @@ mod elsewhere {
         pub(in super::super) fn position_of(&self, _code: Code) -> usize {
             match *self {}
         }
-        pub(in super::super) fn enter(&self, _cpu: &mut Cpu, _code: Code) -> Exit {
+        pub(in super::super) fn enter(&self, _cpu: &mut Cpu, _code: Code, _head: usize) -> Exit {
             match *self {}
         }
     }

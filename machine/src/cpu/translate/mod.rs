@@ -129,8 +129,9 @@ impl Translator {
         self.buffer.patch(request.place, distance as u32);
     }
 
-    /// Runs translated code until it leaves.
+    /// Runs translated code until it leaves. The caller has just looked at what is looked at between
+    /// blocks, and what it found may stay due until one block has been executed.
     pub(super) fn run(&self, cpu: &mut super::Cpu, code: Code) -> Exit {
-        self.buffer.enter(cpu, code)
+        self.buffer.enter(cpu, code, self.stubs.head)
     }
 }

@@ -1,6 +1,10 @@
 //! The ways into and out of translated code.
 
-use super::assembler::{Arithmetic, Assembler, Memory, Width::Quad, register::*};
+use super::assembler::{
+    Arithmetic, Assembler, Memory,
+    Width::{Double, Quad},
+    register::*,
+};
 use super::host;
 use super::state::{self, BIAS, HOST, PROCESSOR, REMAINING, home};
 
@@ -14,6 +18,25 @@ pub(super) struct Stubs {
     /// Calls the interpreter's function for an instruction: RCX points at the [`Op`](crate::cpu::op::Op),
     /// EDX holds a [`Call`](host::Call). Returns if the block goes on.
     pub(super) execute: usize,
+    /// Length of the head of each block.
+    pub(super) head: usize,
+}
+
+const LESS_OR_EQUAL: u8 = 14;
+const NOT_EQUAL: u8 = 5;
+
+impl Stubs {
+    /// Writes the head of a block: what the interpreter's loop looks at between blocks. Whoever has
+    /// looked already enters behind it.
+    pub(super) fn write_head(&self, out: &mut Assembler) {
+        out.load(Quad, RAX, state::ATTENTION);
+        out.test(Quad, state::REMAINING, state::REMAINING);
+        let slice_ends = out.jump_if(LESS_OR_EQUAL);
+        out.bind(slice_ends, self.leave);
+        out.arithmetic_immediate(Arithmetic::Compare, Double, Memory::at(RAX, 0), 0);
+        let attention = out.jump_if(NOT_EQUAL);
+        out.bind(attention, self.leave);
+    }
 }
 
 /// Registers that the host's functions preserve for their callers.
@@ -77,7 +100,7 @@ pub(super) fn write(assembler: &mut Assembler) -> Stubs {
     assembler.arithmetic_immediate(Arithmetic::Subtract, Quad, RSP, 8);
     assembler.call_register(RAX);
     assembler.arithmetic_immediate(Arithmetic::Add, Quad, RSP, 8);
-    assembler.test(super::assembler::Width::Double, RAX, RAX);
+    assembler.test(Double, RAX, RAX);
     let goes_on = assembler.jump_if(4);
     assembler.arithmetic_immediate(Arithmetic::Add, Quad, RSP, 8);
     let leaves = assembler.jump();
@@ -86,5 +109,9 @@ pub(super) fn write(assembler: &mut Assembler) -> Stubs {
     assembler.load(Quad, REMAINING, state::CALL_REMAINING);
     load_registers(assembler);
     assembler.byte(0xc3);
+    // Its length is the same wherever it lies.
+    let start = assembler.position();
+    stubs.write_head(assembler);
+    stubs.head = assembler.position() - start;
     stubs
 }
