@@ -60,6 +60,16 @@ impl Console {
     }
 }
 
+impl Console {
+    /// Nothing more comes: what there is of a line is one.
+    pub fn finish(&self) {
+        let mut state = self.lock();
+        if !state.line.is_empty() {
+            state.end_line();
+        }
+    }
+}
+
 impl State {
     fn end_line(&mut self) {
         let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();

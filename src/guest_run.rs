@@ -151,6 +151,11 @@ pub enum RunError {
         /// Instructions that the machine does not execute.
         unimplemented: Vec<String>,
     },
+    /// The guest's kernel panicked.
+    Panicked {
+        /// Why, as it said.
+        reason: String,
+    },
     /// The guest said that a check failed.
     GuestFailed {
         /// The lines that say so.
@@ -200,6 +205,7 @@ impl fmt::Display for RunError {
                     .iter()
                     .try_for_each(|line| write!(f, "; {line}"))
             }
+            Self::Panicked { reason } => write!(f, "the guest's kernel panicked: {reason}"),
             Self::GuestFailed { lines } => {
                 write!(f, "the guest's checks failed")?;
                 for line in lines {
@@ -326,6 +332,7 @@ impl GuestRun {
         starting(machine.platform());
         let report = machine.run();
         let events = machine.take_events();
+        console.finish();
         let lines = console.reports();
         Ok(Finished {
             result: RunResult::new(self, &report, &lines),

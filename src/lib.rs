@@ -5,6 +5,7 @@ pub mod command;
 pub mod console;
 pub mod guest_run;
 pub mod images;
+pub mod kernel_panic;
 pub mod plot;
 pub mod report_lines;
 pub mod result;

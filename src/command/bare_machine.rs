@@ -11,8 +11,9 @@ use machine::platform::Outcome;
 use serde::Serialize;
 
 use super::options::{ConsoleOptions, MachineOptions};
-use super::terminal::{RawTerminal, TerminalOutput};
+use super::terminal::{self, ConsoleOutput, RawTerminal};
 use super::{CommandError, exit_status, keyboard, read_file, read_kernel};
+use crate::console::Console;
 
 /// A boot protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -177,9 +178,12 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     let is_interactive = options.console.is_interactive();
     let console: Box<dyn Write + Send> = match options.console.file()? {
         Some(file) => Box::new(BufWriter::new(file)),
-        None if is_interactive => Box::new(TerminalOutput),
-        None => Box::new(std::io::stdout()),
+        None if is_interactive => Box::new(ConsoleOutput::EveryByte),
+        None => Box::new(ConsoleOutput::Lines),
     };
+    let panic_watch = options.console.panic_watch();
+    let watching = panic_watch.clone();
+    let console = Console::with_raw(Box::new(move |line, _| watching.line(line)), Some(console));
     let mut machine = Machine::new(
         &Configuration {
             processors: options.machine.cpus,
@@ -196,13 +200,14 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
             modules: &modules,
             protocol,
         },
-        console,
+        Box::new(console),
     )
     .map_err(|source| CommandError::Kernel {
         path: options.kernel.clone(),
         source,
     })?;
     machine.type_in(&input);
+    panic_watch.watch(machine.platform());
     let terminal = is_interactive.then(RawTerminal::enter).transpose();
     let terminal = terminal.map_err(CommandError::Terminal)?;
     if terminal.is_some() {
@@ -215,6 +220,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     drop(terminal);
     // The console is on the standard output too; what was lost there was reported as the outcome.
     let _ = std::io::stdout().flush();
+    terminal::end_line();
     if let Some(path) = &options.statistics {
         let written = serde_json::to_vec_pretty(&Statistics::new(&report, elapsed))
             .map_err(std::io::Error::from)
@@ -227,16 +233,21 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     }
     report_unknown_msrs(&report);
     let unimplemented = report.unimplemented.iter();
+    let panic = panic_watch.reason();
     let status = match report.outcome {
         Outcome::PowerOff => ExitCode::SUCCESS,
-        Outcome::Stopped => {
-            eprintln!("\nposthaste: left");
+        Outcome::Stopped if panic.is_none() => {
+            eprintln!("posthaste: left");
             ExitCode::SUCCESS
         }
         // As QEMU's isa-debug-exit: the status is never 0.
         Outcome::Exit(value) => exit_status(value as u8),
         outcome => {
-            let mut text = format!("the run ended early: {outcome}");
+            let mut text = match (panic, outcome) {
+                (Some(reason), Outcome::Stopped) => format!("the kernel panicked: {reason}"),
+                (Some(reason), _) => format!("the kernel panicked: {reason}; {outcome}"),
+                (None, _) => format!("the run ended early: {outcome}"),
+            };
             if matches!(outcome, Outcome::Limit { .. } | Outcome::Deadlock) {
                 for (number, position) in report.positions.iter().enumerate() {
                     text.push_str(&format!("; processor {number} {position}"));

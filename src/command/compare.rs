@@ -30,7 +30,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         let run = options.guest.guest_run(ipi_virtualization)?;
         let file = file.as_ref().map(File::try_clone).transpose();
         let file = file.map_err(CommandError::Output)?;
-        let finished = demonstration::show(&run, file.map(buffered))?;
+        let watch = options.guest.console.panic_watch();
+        let finished = demonstration::show(&run, file.map(buffered), &watch)?;
         if let Some(value) = finished.exit_value() {
             status = exit_status(value);
         }

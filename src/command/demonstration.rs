@@ -10,6 +10,7 @@ use super::progress::Progress;
 use super::{CommandError, print};
 use crate::console::Console;
 use crate::guest_run::{ApicMode, Finished, GuestRun, Switch};
+use crate::kernel_panic::{OnPanic, PanicWatch};
 use crate::report_lines::ReportLine;
 use crate::result::{Document, RunResult};
 use crate::table;
@@ -39,7 +40,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
                 ipi_virtualization,
                 ..base.clone()
             };
-            results.push(show(&run, None)?.result);
+            let watch = PanicWatch::new(OnPanic::default());
+            results.push(show(&run, None, &watch)?.result);
         }
     }
     if options.json {
@@ -61,6 +63,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
 pub(super) fn show(
     run: &GuestRun,
     file: Option<Box<dyn Write + Send>>,
+    watch: &PanicWatch,
 ) -> Result<Finished, CommandError> {
     let ipiv = match run.ipi_virtualization {
         Switch::Off => "off",
@@ -71,14 +74,18 @@ pub(super) fn show(
         run.apic.name()
     ));
     let shown = progress.clone();
-    let on_line = Box::new(move |_: &str, report: Option<&ReportLine>| {
+    let watching = watch.clone();
+    let on_line = Box::new(move |line: &str, report: Option<&ReportLine>| {
+        watching.line(line);
         if let Some(report) = report.filter(|report| report.kind == "phase") {
             shown.step(&format!("{} {}", report.get("name"), report.get("verdict")));
         }
     });
     let finished = run
-        .run_on(Console::with_raw(on_line, file), |_| {})
-        .and_then(|finished| run.judge(finished));
+        .run_on(Console::with_raw(on_line, file), |machine| {
+            watch.watch(machine);
+        })
+        .and_then(|finished| watch.judge(run, finished));
     match finished {
         Ok(finished) => {
             progress.finish(&format!(

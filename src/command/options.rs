@@ -9,6 +9,7 @@ use machine::cpu::{CpuModel, Engine};
 use machine::machine::Schedule;
 
 use super::{CommandError, console_file, keyboard, read_file};
+use crate::kernel_panic::{OnPanic, PanicWatch};
 
 /// Which processor the machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,9 +59,17 @@ pub(super) struct ConsoleOptions {
     /// Type a file's content into the console, as fast as the guest takes it
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
+    /// What becomes of a Linux kernel that says that it has panicked and does nothing any more
+    #[arg(long, value_enum, default_value_t = OnPanic::End)]
+    on_panic: OnPanic,
 }
 
 impl ConsoleOptions {
+    /// Watches a console for a panic of the kernel.
+    pub(super) fn panic_watch(&self) -> PanicWatch {
+        PanicWatch::new(self.on_panic)
+    }
+
     /// What is typed; nothing if nobody says.
     pub(super) fn input(&self) -> Result<Vec<u8>, CommandError> {
         match &self.input {

@@ -9,10 +9,11 @@ use clap::Args;
 use machine::platform::Outcome;
 
 use super::options::{ConsoleOptions, MachineOptions};
-use super::terminal::{RawTerminal, TerminalOutput};
+use super::terminal::{self, ConsoleOutput, RawTerminal};
 use super::{CommandError, demonstration, exit_status, keyboard, print, read_file, read_kernel};
 use crate::console::{Console, WithoutReports};
 use crate::guest_run::{ApicMode, Finished, GuestRun, RunError, Switch};
+use crate::kernel_panic::PanicWatch;
 use crate::report_lines::ReportLine;
 use crate::table;
 
@@ -132,27 +133,31 @@ impl GuestOptions {
 pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     let mut run = options.guest.guest_run(options.ipiv)?;
     run.keep_events = options.trace.is_some();
+    let watch = options.guest.console.panic_watch();
     let finished = if !options.guest.json && options.guest.console.is_interactive() {
-        run_interactively(&run)?
+        run_interactively(&run, &watch)?
     } else {
         let file = options.guest.console.file()?;
         let quiet = options.guest.json || file.is_some();
+        let watching = watch.clone();
         let on_line = Box::new(move |line: &str, report: Option<&ReportLine>| {
+            watching.line(line);
             if !quiet && report.is_none() {
                 // A reader that went away does not end the run.
                 let _ = writeln!(std::io::stdout(), "{line}");
             }
         });
-        run.run_on(Console::with_raw(on_line, file.map(buffered)), |_| {})?
+        let console = Console::with_raw(on_line, file.map(buffered));
+        run.run_on(console, |machine| watch.watch(machine))?
     };
     if let Some(path) = &options.trace {
         write_trace(path, &finished)?;
     }
-    if finished.report.outcome == Outcome::Stopped {
-        eprintln!("\nposthaste: left");
+    if finished.report.outcome == Outcome::Stopped && watch.reason().is_none() {
+        eprintln!("posthaste: left");
         return Ok(ExitCode::SUCCESS);
     }
-    let finished = run.judge(finished)?;
+    let finished = watch.judge(&run, finished)?;
     let status = finished.exit_value().map_or(ExitCode::SUCCESS, exit_status);
     if options.guest.json {
         demonstration::print_json(vec![finished.result])?;
@@ -168,13 +173,18 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
 }
 
 /// Runs the guest with its console on the terminal.
-fn run_interactively(run: &GuestRun) -> Result<Finished, CommandError> {
-    let shown = Box::new(WithoutReports::new(TerminalOutput));
-    let console = Console::with_raw(Box::new(|_, _| {}), Some(shown));
+fn run_interactively(run: &GuestRun, watch: &PanicWatch) -> Result<Finished, CommandError> {
+    let shown = Box::new(WithoutReports::new(ConsoleOutput::EveryByte));
+    let watching = watch.clone();
+    let console = Console::with_raw(Box::new(move |line, _| watching.line(line)), Some(shown));
     let terminal = RawTerminal::enter().map_err(CommandError::Terminal)?;
     eprintln!("posthaste: {}", keyboard::HINT);
-    let finished: Result<Finished, RunError> = run.run_on(console, keyboard::connect);
+    let finished: Result<Finished, RunError> = run.run_on(console, |machine| {
+        watch.watch(machine);
+        keyboard::connect(machine);
+    });
     drop(terminal);
+    terminal::end_line();
     Ok(finished?)
 }
 

@@ -3,7 +3,8 @@
 //! Keys then arrive one by one and belong to the guest, Ctrl-C among them. Output stays as it was, so
 //! that messages of our own still begin at the left.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError, TryLockError};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -78,19 +79,41 @@ fn restore_on_other_ways_out() -> io::Result<()> {
     Ok(())
 }
 
-/// The terminal on standard output: every byte at once, for a prompt ends no line.
-#[derive(Debug)]
-pub(super) struct TerminalOutput;
+/// Whether the last byte that a console wrote to the standard output ended no line.
+static MID_LINE: AtomicBool = AtomicBool::new(false);
 
-impl Write for TerminalOutput {
+/// Standard output as a console's other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConsoleOutput {
+    /// A person looks: every byte at once, for a prompt ends no line.
+    EveryByte,
+    /// Lines.
+    Lines,
+}
+
+impl Write for ConsoleOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut out = io::stdout().lock();
         out.write_all(bytes)?;
-        out.flush()?;
+        if *self == Self::EveryByte {
+            out.flush()?;
+        }
+        if let Some(last) = bytes.last() {
+            MID_LINE.store(*last != b'\n', Ordering::Relaxed);
+        }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         io::stdout().flush()
+    }
+}
+
+/// Ends the line that a console left on the terminal, so that a message of ours begins one.
+pub(super) fn end_line() {
+    let mut out = io::stdout();
+    if MID_LINE.swap(false, Ordering::Relaxed) && out.is_terminal() {
+        // A terminal that went away shows no message either.
+        let _ = out.write_all(b"\n").and_then(|()| out.flush());
     }
 }

@@ -78,7 +78,10 @@ fn ctrl_a_x_leaves() {
         session.type_in("\x01x");
         let ended = session.end();
         assert_eq!(ended.status.code(), Some(0), "{ended:#?}");
-        assert!(ended.output.ends_with("posthaste: left\r\n"), "{ended:#?}");
+        assert!(
+            ended.output.ends_with("\nposthaste: left\r\n"),
+            "{ended:#?}"
+        );
     }
 }
 

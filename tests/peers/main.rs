@@ -8,6 +8,7 @@
 mod bochs;
 mod bochs_run;
 mod kvm;
+mod linux_bad_input;
 mod linux_clock;
 mod linux_console;
 mod linux_guest;
