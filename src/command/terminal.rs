@@ -117,3 +117,44 @@ pub(super) fn end_line() {
         let _ = out.write_all(b"\n").and_then(|()| out.flush());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    use std::process::{Command, Stdio};
+
+    /// Makes this test the one that panics.
+    const PANIC: &str = "POSTHASTE_TEST_PANIC_ON_TERMINAL";
+
+    #[test]
+    fn a_panic_leaves_the_terminal_as_it_was() {
+        if std::env::var_os(PANIC).is_some() {
+            let before = format!("{:?}", tcgetattr(io::stdin()).unwrap());
+            let terminal = RawTerminal::enter().unwrap();
+            let raw = format!("{:?}", tcgetattr(io::stdin()).unwrap());
+            println!("raw: {}", raw != before);
+            // As an abort does, this does not drop it.
+            std::mem::forget(terminal);
+            panic!("as asked");
+        }
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let terminal = openpt(flags).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let inside = ioctl_tiocgptpeer(&terminal, flags).unwrap();
+        let settings = || format!("{:?}", tcgetattr(&terminal).unwrap());
+        let before = settings();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--nocapture", "--exact"])
+            .arg("command::terminal::tests::a_panic_leaves_the_terminal_as_it_was")
+            .env(PANIC, "1")
+            .stdin(Stdio::from(inside.try_clone().unwrap()))
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("raw: true"), "{output:?}");
+        assert_eq!(settings(), before);
+    }
+}
