@@ -228,8 +228,8 @@ pub fn comparison(guest: &str, off: &RunResult, on: &RunResult) -> String {
         y,
         "lesser",
         " font-size=\"12\"",
-        "Each pair of bars has a scale of its own. IPIs are the unicast ones; exits and instructions are \
-         all processors', sender's and receiver's. The machine counts events, not cycles.",
+        "Each pair of bars has a scale of its own. IPIs are unicast; exits and instructions are of all \
+         processors, counted by the machine.",
     );
     for (number, row) in (0..).zip(&rows) {
         let top = HEADER + number * ROW;
