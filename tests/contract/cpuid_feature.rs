@@ -54,6 +54,7 @@ const FEATURES: &[(u32, usize, u32, &str)] = &[
     (1, ECX, 24, "TSC-Deadline"),
     (1, ECX, 25, "AESNI"),
     (1, ECX, 26, "XSAVE"),
+    (1, ECX, 27, "OSXSAVE"),
     (1, ECX, 28, "AVX"),
     (1, ECX, 30, "RDRAND"),
     (1, ECX, 31, "hypervisor"),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use apic::apic_base::ApicMode;
 use apic::routing::Identity;
+use arch::{msr, vmx_control};
 use devices::pc::{PORTS, Pc};
 use machine::cpu::cpuid::Leaf;
 use machine::cpu::{Cpu, CpuModel, Processor};
@@ -124,6 +125,63 @@ pub(crate) fn vmx() -> String {
         &["feature", "there", "what the hypervisor uses it for"],
         rows,
     )
+}
+
+/// The controls that may be 1, and those that the manual names and that may not.
+pub(crate) fn controls() -> String {
+    let mut processor = processor();
+    let mut read = |index| processor.cpu.read_msr(index).unwrap();
+    // SDM A.3 to A.5: bits 63:32 are the allowed 1-settings; of the tertiary controls all bits are.
+    let allowed = |value: u64| value >> 32;
+    let wide = |names: &[(u32, &'static str)]| -> Vec<(u64, &'static str)> {
+        names
+            .iter()
+            .map(|(bit, name)| (u64::from(*bit), *name))
+            .collect()
+    };
+    let vectors = [
+        (
+            "pin-based",
+            allowed(read(msr::IA32_VMX_TRUE_PINBASED_CTLS)),
+            wide(vmx_control::pin::NAMES),
+        ),
+        (
+            "primary processor-based",
+            allowed(read(msr::IA32_VMX_TRUE_PROCBASED_CTLS)),
+            wide(vmx_control::primary::NAMES),
+        ),
+        (
+            "secondary processor-based",
+            allowed(read(msr::IA32_VMX_PROCBASED_CTLS2)),
+            wide(vmx_control::secondary::NAMES),
+        ),
+        (
+            "tertiary processor-based",
+            read(msr::IA32_VMX_PROCBASED_CTLS3),
+            vmx_control::tertiary::NAMES.to_vec(),
+        ),
+        (
+            "VM-exit",
+            allowed(read(msr::IA32_VMX_TRUE_EXIT_CTLS)),
+            wide(vmx_control::exit::NAMES),
+        ),
+        (
+            "VM-entry",
+            allowed(read(msr::IA32_VMX_TRUE_ENTRY_CTLS)),
+            wide(vmx_control::entry::NAMES),
+        ),
+    ];
+    let rows = vectors.map(|(vector, allowed, names)| {
+        let list = |there: bool| {
+            let of_kind = names
+                .iter()
+                .filter(|(bit, _)| (allowed & bit != 0) == there);
+            let names: Vec<&str> = of_kind.map(|(_, name)| *name).collect();
+            names.join(", ")
+        };
+        vec![vector.to_owned(), list(true), list(false)]
+    });
+    table(&["controls", "there", "not there"], rows)
 }
 
 /// The ports.

@@ -80,6 +80,7 @@ fn the_machine_is_what_its_document_says() {
             ("cpuid", machine_processor::cpuid()),
             ("msrs", machine_processor::msrs()),
             ("vmx", machine_processor::vmx()),
+            ("controls", machine_processor::controls()),
             ("ports", machine_processor::ports()),
         ],
     );

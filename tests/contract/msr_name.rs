@@ -38,6 +38,7 @@ const NAMES: &[(u32, u32, &str)] = &[
     ),
     (0x6e0, 0x6e0, "IA32_TSC_DEADLINE"),
     (msr::X2APIC_FIRST, msr::X2APIC_LAST, "x2APIC registers"),
+    (0xda0, 0xda0, "IA32_XSS"),
     (0xc000_0080, 0xc000_0080, "IA32_EFER"),
     (0xc000_0081, 0xc000_0084, "IA32_STAR, LSTAR, CSTAR, FMASK"),
     (0xc000_0100, 0xc000_0101, "IA32_FS_BASE, GS_BASE"),
