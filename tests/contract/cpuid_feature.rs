@@ -81,6 +81,7 @@ const FEATURES: &[(u32, usize, u32, &str)] = &[
     (7, ECX, 22, "RDPID"),
     (7, EDX, 4, "FSRM"),
     (7, EDX, 5, "UINTR"),
+    (7, EDX, 14, "SERIALIZE"),
     (7, EDX, 26, "IBRS and IBPB"),
     (7, EDX, 27, "STIBP"),
     (7, EDX, 29, "IA32_ARCH_CAPABILITIES"),
