@@ -255,6 +255,7 @@ impl Blocks {
                 cpu.tlb.invalidate_fetches();
             } else {
                 self.pages.insert(page, offset & !0xfff);
+                cpu.tlb.note_fetch(rip);
             }
         }
         Ok(place)

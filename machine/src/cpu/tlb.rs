@@ -7,6 +7,8 @@
 use crate::memory::Word;
 
 const ENTRIES: usize = 4096;
+/// Bits that remember from which pages code was fetched.
+const FETCHED: usize = 1 << 12;
 /// Never equal to a page address with a context in its low bits, because context FFFH is not used.
 const INVALID: u64 = u64::MAX;
 const LAST_CONTEXT: u64 = 0xffe;
@@ -55,6 +57,9 @@ pub struct Tlb {
     invalidations: u64,
     /// The linear addresses of the large pages of which the current context has pieces.
     large_pages: LargePages,
+    /// A bit for each page number modulo [`FETCHED`]: whether code was fetched from such a page since
+    /// the last invalidation of fetches.
+    fetched: Box<[u64; FETCHED / 64]>,
     /// Translated code relies on this: every cached frame lies below it.
     ram_size: u64,
 }
@@ -139,6 +144,7 @@ impl Tlb {
             epoch: 1,
             invalidations: 0,
             large_pages: LargePages::NONE,
+            fetched: Box::new([0; FETCHED / 64]),
             ram_size,
         }
     }
@@ -223,6 +229,19 @@ impl Tlb {
     /// Makes every [fetch key](Self::fetch_key) handed out before worthless.
     pub fn invalidate_fetches(&mut self) {
         self.invalidations += 1;
+        self.fetched.fill(0);
+    }
+
+    /// Says that code was fetched from the page of `linear` and that somebody remembers where it is,
+    /// under the fetch key.
+    pub(super) fn note_fetch(&mut self, linear: u64) {
+        let number = (linear >> 12) as usize % FETCHED;
+        self.fetched[number / 64] |= 1 << (number % 64);
+    }
+
+    fn may_be_fetched(&self, linear: u64) -> bool {
+        let number = (linear >> 12) as usize % FETCHED;
+        self.fetched[number / 64] >> (number % 64) & 1 != 0
     }
 
     /// Says that the page of `linear`, about to be inserted in pieces of 4 KBytes, leaves the bits of
@@ -239,7 +258,9 @@ impl Tlb {
         if self.large_pages.contains(linear) {
             return self.flush();
         }
-        self.invalidate_fetches();
+        if self.may_be_fetched(linear) {
+            self.invalidate_fetches();
+        }
         for array in &mut self.entries {
             let entry = &mut array[(linear >> 12) as usize % ENTRIES];
             entry.read = INVALID;

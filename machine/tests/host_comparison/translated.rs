@@ -60,7 +60,7 @@ pub fn run() -> (u64, Vec<String>) {
             random.below(20)
         };
         for number in 0..length {
-            let form = if random.chance(90) {
+            let form = if random.chance(80) {
                 random.pick(&integer)
             } else {
                 random.pick(&all)

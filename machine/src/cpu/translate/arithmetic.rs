@@ -171,23 +171,33 @@ impl Translation<'_> {
         }
     }
 
-    /// BT: CF alone changes.
-    pub(super) fn bit_test(&mut self, op: &Op, width: Width) {
-        let memory = op.attributes & MEMORY != 0;
-        let place = if memory {
-            self.operand(op, width, Use::Read).into()
-        } else {
-            self.source(op.reg, width)
-        };
+    /// BT (4), BTS (5), BTR (6) and BTC (7): of the flags CF alone changes.
+    pub(super) fn bit(&mut self, op: &Op, extension: u8, width: Width) {
+        let number = op.immediate as u8 & (width.bits() - 1) as u8;
         match form(op) {
-            Form::RegisterRegister => {
-                let value = self.in_register(op.reg, width, RDX);
-                let number = self.in_register(op.rm, width, RCX);
-                self.out.extended(width, 0xa3, number, value.into());
+            Form::MemoryImmediate | Form::MemoryRegister | Form::RegisterMemory => {
+                let access = if extension == 4 {
+                    Use::Read
+                } else {
+                    Use::Write
+                };
+                let place = self.operand(op, width, access);
+                self.begin_lock(op, width);
+                self.lock_prefix(op);
+                self.out.change_bit(extension, width, place, number);
             }
-            _ => {
-                let number = op.immediate as u8 & (width.bits() - 1) as u8;
-                self.out.test_bit(width, place, number);
+            Form::RegisterRegister => {
+                let value = self.target(op.reg, width, RDX);
+                let number = self.in_register(op.rm, width, RCX);
+                // 0F A3, AB, B3 and BB
+                let opcode = 0x83 | extension << 3;
+                self.out.extended(width, opcode, number, value.into());
+                self.set_bit_result(op, extension, width, value);
+            }
+            Form::RegisterImmediate => {
+                let value = self.target(op.reg, width, RDX);
+                self.out.change_bit(extension, width, value, number);
+                self.set_bit_result(op, extension, width, value);
             }
         }
         if self.live != liveness::NONE {
@@ -203,6 +213,19 @@ impl Translation<'_> {
             self.out.store(Width::Byte, carry, RCX);
         }
         self.flags_lost();
+    }
+
+    fn set_bit_result(&mut self, op: &Op, extension: u8, width: Width, value: u8) {
+        if extension != 4 {
+            self.set(op.reg, width, value);
+        }
+    }
+
+    /// BSWAP.
+    pub(super) fn swap_bytes(&mut self, op: &Op, width: Width) {
+        let target = self.target(op.reg, width, RDX);
+        self.out.swap_bytes(width, target);
+        self.set(op.reg, width, target);
     }
 
     pub(super) fn exchange_add(&mut self, op: &Op, width: Width) {

@@ -202,6 +202,23 @@ impl Assembler {
         self.modrm(width, &[opcode | u8::from(!byte)], register, place, byte);
     }
 
+    /// An instruction of the two-byte map on XMM registers.
+    pub(super) fn vector(&mut self, prefix: Option<u8>, opcode: u8, register: u8, place: Place) {
+        if let Some(prefix) = prefix {
+            self.byte(prefix);
+        }
+        self.modrm(Width::Double, &[0x0f, opcode], register, place, false);
+    }
+
+    /// BSWAP.
+    pub(super) fn swap_bytes(&mut self, width: Width, register: u8) {
+        self.raw(&[
+            0x40 | u8::from(width == Width::Quad) << 3 | register >> 3,
+            0x0f,
+            0xc8 | register & 7,
+        ]);
+    }
+
     /// An instruction of the two-byte map, of a width other than bytes.
     pub(super) fn extended(&mut self, width: Width, opcode: u8, register: u8, place: Place) {
         self.modrm(width, &[0x0f, opcode], register, place, false);
@@ -377,9 +394,15 @@ impl Assembler {
         self.extended(width, 0x40 | condition, register, from);
     }
 
-    /// BT of bit `number` of a word.
-    pub(super) fn test_bit(&mut self, width: Width, place: impl Into<Place>, number: u8) {
-        self.extended(width, 0xba, 4, place.into());
+    /// BT (4), BTS (5), BTR (6) or BTC (7) of bit `number` of a word.
+    pub(super) fn change_bit(
+        &mut self,
+        extension: u8,
+        width: Width,
+        place: impl Into<Place>,
+        number: u8,
+    ) {
+        self.extended(width, 0xba, extension, place.into());
         self.byte(number);
     }
 

@@ -123,7 +123,11 @@ impl<'a> Translation<'a> {
                 self.shift(op, native, width);
             }
             Native::Multiply(width) => self.multiply(op, width),
-            Native::BitTest(width) => self.bit_test(op, width),
+            Native::Bit(extension, width) => self.bit(op, extension, width),
+            Native::SwapBytes(width) => self.swap_bytes(op, width),
+            Native::RotateLeft(width) => self.rotate(op, 0, width),
+            Native::RotateRight(width) => self.rotate(op, 1, width),
+            Native::Vector(vector) => self.vector(op, vector),
             Native::SetCondition(condition) => self.set_condition(op, condition),
             Native::MoveIf(condition, width) => self.move_if(op, condition, width),
             Native::Exchange(width) => self.exchange(op, width),

@@ -204,7 +204,7 @@ impl Translation<'_> {
 
     pub(super) fn return_near(&mut self, op: &Op) {
         self.out.load(Width::Quad, RAX, state::STACK_POINTER);
-        let place = self.look_up(Width::Quad, Use::Read);
+        let place = self.look_up(8, Use::Read);
         self.out.load(Width::Quad, RDX, place);
         self.find_target();
         self.move_stack(8 + (op.immediate & 0xffff) as i32);

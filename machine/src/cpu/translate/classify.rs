@@ -3,6 +3,7 @@
 use iced_x86::{Code, Mnemonic, OpCodeOperandKind};
 
 use super::assembler::{Arithmetic, Width};
+use super::vector::{self, Vector};
 use crate::cpu::op::{LOCK, MEMORY, Op, REP, REPNE};
 
 /// What the translator makes of an instruction. Where the operands are, [`Op`] says.
@@ -32,7 +33,13 @@ pub(super) enum Native {
     ShiftArithmetic(Width),
     /// IMUL with two or three operands.
     Multiply(Width),
-    BitTest(Width),
+    /// BT (4), BTS (5), BTR (6) and BTC (7).
+    Bit(u8, Width),
+    SwapBytes(Width),
+    RotateLeft(Width),
+    RotateRight(Width),
+    /// An instruction on XMM registers.
+    Vector(Vector),
     SetCondition(u8),
     MoveIf(u8, Width),
     Exchange(Width),
@@ -100,7 +107,13 @@ fn native(op: &Op) -> Option<Native> {
     let locked = op.attributes & LOCK != 0;
     let binary = |operation| Some(Native::Binary(operation, target()?));
     let native = match code.mnemonic() {
-        Mnemonic::Nop | Mnemonic::Endbr64 => Native::Nothing,
+        Mnemonic::Nop
+        | Mnemonic::Endbr64
+        | Mnemonic::Prefetchw
+        | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1
+        | Mnemonic::Prefetcht2 => Native::Nothing,
         Mnemonic::Add => binary(Arithmetic::Add)?,
         Mnemonic::Or => binary(Arithmetic::Or)?,
         Mnemonic::Adc => binary(Arithmetic::AddCarry)?,
@@ -152,7 +165,13 @@ fn native(op: &Op) -> Option<Native> {
         Mnemonic::Shr => shift(op, Native::ShiftRight(target()?), target()?)?,
         Mnemonic::Sar => shift(op, Native::ShiftArithmetic(target()?), target()?)?,
         Mnemonic::Imul if code.op_code().op_count() > 1 => Native::Multiply(target()?),
-        Mnemonic::Bt if !(memory && source().is_some()) => Native::BitTest(target()?),
+        Mnemonic::Bt if !(memory && source().is_some()) => Native::Bit(4, target()?),
+        Mnemonic::Bts if !(memory && source().is_some()) => Native::Bit(5, target()?),
+        Mnemonic::Btr if !(memory && source().is_some()) => Native::Bit(6, target()?),
+        Mnemonic::Btc if !(memory && source().is_some()) => Native::Bit(7, target()?),
+        Mnemonic::Bswap if target()? > Width::Word => Native::SwapBytes(target()?),
+        Mnemonic::Rol => rotation(op, Native::RotateLeft(target()?), target()?)?,
+        Mnemonic::Ror => rotation(op, Native::RotateRight(target()?), target()?)?,
         Mnemonic::Xchg => Native::Exchange(target()?),
         Mnemonic::Xadd if memory => Native::ExchangeAdd(target()?),
         Mnemonic::Cmpxchg if memory => Native::CompareExchange(target()?),
@@ -179,6 +198,7 @@ fn native(op: &Op) -> Option<Native> {
             }
             _ => return None,
         },
+        _ if vector::classify(code).is_some() => Native::Vector(vector::classify(code)?),
         _ => match condition(code) {
             Some(condition) => match (target(), source()) {
                 (Some(Width::Byte), None) => Native::SetCondition(condition),
@@ -221,6 +241,12 @@ fn shift(op: &Op, native: Native, width: Width) -> Option<Native> {
     }
     let count = shift_count(op, width);
     (count != 0 && count < width.bits()).then_some(native)
+}
+
+/// Rotations of whole registers by an immediate.
+fn rotation(op: &Op, native: Native, width: Width) -> Option<Native> {
+    let fits = width >= Width::Double && op.attributes & MEMORY == 0 && !is_by_cl(op);
+    (fits && shift_count(op, width) != 0).then_some(native)
 }
 
 /// Whether a shift is by CL.

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicU32;
 
+use arch::control_register::{cr0, cr4};
+
 use crate::cpu::Cpu;
 
 /// Facts that follow from the rest of the processor's state, valid while translated code runs.
@@ -26,6 +28,8 @@ pub(in crate::cpu) struct Context {
     pub(super) jumps: usize,
     /// Room for a value.
     pub(super) spare: u64,
+    /// Not 0 where instructions on XMM registers fault.
+    pub(super) vectors_unusable: u8,
 }
 
 /// Something to see for code that must leave before the next block.
@@ -59,6 +63,8 @@ impl Context {
         cpu.translated.entries = entries;
         cpu.translated.tag = tag;
         cpu.translated.fetch_key = key;
+        let usable = cpu.cr0 & (cr0::EM | cr0::TS) == 0 && cpu.cr4 & cr4::OSFXSR != 0;
+        cpu.translated.vectors_unusable = u8::from(!usable);
         cpu.translated.end = cpu.slice_end.min(cpu.instructions.saturating_add(LONGEST));
     }
 }

@@ -14,6 +14,8 @@ const SAHF: u8 = 0x9e;
 /// AH's bit of AF.
 const ADJUST: i32 = 0x1000;
 const OVERFLOW_CONDITION: u8 = 0;
+/// BT among the bit instructions.
+const BIT_TEST: u8 = 4;
 /// The bit of CF in the packed form.
 const PACKED_CARRY: u8 = 8;
 
@@ -68,7 +70,8 @@ impl Translation<'_> {
     /// Makes the host's CF the guest's, and no register lost.
     pub(super) fn need_carry(&mut self) {
         if !self.host_flags {
-            self.out.test_bit(Width::Word, state::FLAGS, PACKED_CARRY);
+            self.out
+                .change_bit(BIT_TEST, Width::Word, state::FLAGS, PACKED_CARRY);
         }
     }
 }

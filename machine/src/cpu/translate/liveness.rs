@@ -46,7 +46,10 @@ fn effect(op: &Op, native: Native) -> Effect {
         | Native::Pop
         | Native::Leave => (ALL, NONE),
         // The other flags are put together with the ones from before.
-        Native::BitTest(_) => (ALL, CARRY),
+        Native::Bit(..) => (ALL, CARRY),
+        Native::RotateLeft(_) | Native::RotateRight(_) => (ALL, CARRY | OVERFLOW),
+        // It may not be usable.
+        Native::Vector(_) => (ALL, NONE),
         Native::ShiftLeft(_) | Native::ShiftRight(_) | Native::ShiftArithmetic(_)
             if is_by_cl(op) =>
         {
@@ -74,6 +77,7 @@ fn effect(op: &Op, native: Native) -> Effect {
         | Native::SignToData(_)
         | Native::LoadAddress(_)
         | Native::Not(_)
+        | Native::SwapBytes(_)
         | Native::Exchange(_) => (NONE, NONE),
     };
     // An access may fault, and its handler, or the handler of the fault, see the flags.

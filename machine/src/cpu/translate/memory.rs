@@ -85,18 +85,23 @@ impl Translation<'_> {
 
     /// Puts the host's address of the operand of `op` into RAX. RCX, RDX and the host's flags are lost.
     pub(super) fn operand(&mut self, op: &Op, width: Width, access: Use) -> Memory {
+        self.operand_of(op, width.bytes(), access)
+    }
+
+    /// The same for an operand of that many bytes.
+    pub(super) fn operand_of(&mut self, op: &Op, bytes: u8, access: Use) -> Memory {
         self.linear(op);
-        self.look_up(width, access)
+        self.look_up(bytes, access)
     }
 
     /// Turns the linear address in RAX into the host's. RCX, RDX and the host's flags are lost. If the
     /// translation is not cached for that access, or the operand spans two pages, or the access must be
     /// looked at, the instruction is the interpreter's.
-    pub(super) fn look_up(&mut self, width: Width, access: Use) -> Memory {
+    pub(super) fn look_up(&mut self, bytes: u8, access: Use) -> Memory {
         self.flags_lost();
         let out = &mut *self.out;
         // The tag of the last byte's page: another than that of the entry if the operand spans pages.
-        match width.bytes() {
+        match bytes {
             1 => out.load(Width::Quad, RCX, RAX),
             bytes => out.address(Width::Quad, RCX, Memory::at(RAX, i32::from(bytes) - 1)),
         }

@@ -25,6 +25,7 @@ mod shift;
 mod stack;
 mod state;
 mod stubs;
+mod vector;
 
 pub(super) use context::Context;
 pub(super) use host::{Code, Exit};

@@ -9,6 +9,7 @@ use super::{liveness, state};
 use crate::cpu::op::{MEMORY, Op};
 
 const ZERO_CONDITION: u8 = 4;
+const CARRY_CONDITION: u8 = 2;
 const NEGATIVE_CONDITION: u8 = 8;
 const GUEST_RCX: u8 = 1;
 
@@ -63,6 +64,37 @@ impl Translation<'_> {
             }
             _ => this.out.store_immediate(Width::Byte, RAX, 0),
         });
+    }
+
+    /// ROL (0) and ROR (1) of a register by an immediate: CF and OF change, and for any count as the manual
+    /// says for 1.
+    pub(super) fn rotate(&mut self, op: &Op, extension: u8, width: Width) {
+        let target = self.target(op.reg, width, RDX);
+        self.out
+            .shift(width, extension, target, shift_count(op, width) as u8);
+        self.set(op.reg, width, target);
+        self.flags_lost();
+        if self.live == liveness::NONE {
+            return;
+        }
+        // CF is the bit that went around; OF is whether it differs from the top bit after ROL, from the one
+        // below after ROR.
+        let other = width.bits() as u8 - 1 - extension;
+        self.out.set_condition(CARRY_CONDITION, RCX);
+        self.out.zero_extend(Width::Byte, RCX, RCX);
+        self.out.load(width, RAX, target);
+        self.out.shift(width, 5, RAX, other);
+        self.out
+            .arithmetic_immediate(Arithmetic::And, Width::Double, RAX, 1);
+        self.out
+            .arithmetic(Arithmetic::Xor, Width::Double, RAX, RCX);
+        self.out.shift(Width::Double, 4, RCX, 8);
+        self.out.arithmetic(Arithmetic::Or, Width::Double, RAX, RCX);
+        self.out.zero_extend(Width::Word, RDX, state::FLAGS);
+        self.out
+            .arithmetic_immediate(Arithmetic::And, Width::Double, RDX, 0xfe00);
+        self.out.arithmetic(Arithmetic::Or, Width::Double, RAX, RDX);
+        self.out.store(Width::Word, state::FLAGS, RAX);
     }
 
     /// By CL, of a register: a count of 0 changes no flag.

@@ -20,7 +20,7 @@ impl Translation<'_> {
     pub(super) fn stack_place(&mut self) -> Memory {
         self.out
             .address(Width::Quad, RAX, Memory::at(STACK_POINTER, -8));
-        self.look_up(Width::Quad, Use::Write)
+        self.look_up(8, Use::Write)
     }
 
     pub(super) fn push(&mut self, op: &Op) {
@@ -45,7 +45,7 @@ impl Translation<'_> {
 
     pub(super) fn pop(&mut self, op: &Op) {
         self.out.load(Width::Quad, RAX, STACK_POINTER);
-        let top = self.look_up(Width::Quad, Use::Read);
+        let top = self.look_up(8, Use::Read);
         self.out.load(Width::Quad, RCX, top);
         // RSP as the target keeps what was popped.
         self.move_stack(8);
@@ -54,7 +54,7 @@ impl Translation<'_> {
 
     pub(super) fn leave_frame(&mut self) {
         self.out.load(Width::Quad, RAX, FRAME_POINTER);
-        let top = self.look_up(Width::Quad, Use::Read);
+        let top = self.look_up(8, Use::Read);
         self.out.load(Width::Quad, RCX, top);
         let above = Memory::at(FRAME_POINTER, 8);
         self.out.address(Width::Quad, STACK_POINTER, above);

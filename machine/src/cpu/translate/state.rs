@@ -81,6 +81,7 @@ context! {
     RAM: ram;
     JUMPS: jumps;
     SPARE: spare;
+    VECTORS_UNUSABLE: vectors_unusable;
 }
 
 /// The base of segment `number`.
@@ -90,6 +91,11 @@ pub(super) const fn segment_base(number: u8) -> Memory {
             + (number & 7) as usize * size_of::<Segment>()
             + offset_of!(Segment, base),
     )
+}
+
+/// The XMM register of that number.
+pub(super) const fn vector(number: u8) -> Memory {
+    field(offset_of!(Cpu, xmm) + (number & 15) as usize * 16)
 }
 
 /// The host register of a guest register, if it has one.
