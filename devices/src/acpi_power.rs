@@ -8,6 +8,8 @@ use crate::{Line, tick_time, ticks};
 pub const TIMER_FREQUENCY: u32 = 3_579_545;
 /// The SLP_TYP value that means S5 here; the DSDT's \_S5 says the same.
 pub const SLEEP_TYPE_OFF: u8 = 5;
+/// The SLP_TYP value that means S3 where the platform has it; the DSDT's \_S3 says the same.
+pub const SLEEP_TYPE_SUSPEND: u8 = 1;
 
 /// Offset of PM1_STS (2 bytes) and PM1_EN (2 bytes), the event block, from the base port.
 pub const EVENT_OFFSET: u16 = 0;
@@ -24,6 +26,8 @@ pub const PORTS: u16 = 12;
 
 /// PM1_STS and PM1_EN bit 0, timer carry.
 const TIMER: u16 = 1 << 0;
+/// PM1_STS and PM1_EN bit 10: the real-time clock's alarm.
+const CLOCK: u16 = 1 << 10;
 /// PM1_STS bit 15: the system was waked.
 const WAKE: u16 = 1 << 15;
 /// Enable bits that exist: timer, global lock, power button, sleep button, RTC.
@@ -62,7 +66,9 @@ pub enum PowerEffect {
     None,
     /// S5: switch off.
     PowerOff,
-    /// A sleeping state with another SLP_TYP; the platform has none and goes on.
+    /// S3: everything but memory and what wakes the machine loses power.
+    Suspend,
+    /// A sleeping state that the platform does not have; it goes on.
     Sleep(u8),
 }
 
@@ -70,6 +76,10 @@ pub enum PowerEffect {
 #[derive(Clone, Debug)]
 pub struct AcpiPower {
     width: TimerWidth,
+    /// Whether there is S3, and the real-time clock's status.
+    suspends: bool,
+    /// The real-time clock's interrupt request.
+    clock: Line,
     status: u16,
     enable: u16,
     control: u16,
@@ -82,11 +92,40 @@ impl AcpiPower {
     pub const fn new(width: TimerWidth) -> Self {
         Self {
             width,
+            suspends: false,
+            clock: Line::Deasserted,
             status: 0,
             enable: 0,
             control: SCI_ENABLE,
             carries: 0,
         }
+    }
+
+    /// The block of a platform that has S3, which the real-time clock ends.
+    #[must_use]
+    pub fn with_suspend(self) -> Self {
+        Self {
+            suspends: true,
+            ..self
+        }
+    }
+
+    /// The real-time clock drives its interrupt request (ACPI 4.8.3.1.1 RTC_STS).
+    pub fn set_clock(&mut self, line: Line) {
+        if self.suspends && line.is_asserted() && !self.clock.is_asserted() {
+            self.status |= CLOCK;
+        }
+        self.clock = line;
+    }
+
+    /// Whether something that wakes the machine from S3 is enabled and has happened.
+    pub const fn wakes(&self) -> bool {
+        self.status & self.enable & CLOCK != 0
+    }
+
+    /// The machine wakes.
+    pub fn wake(&mut self) {
+        self.status |= WAKE;
     }
 
     /// The PM timer's value at `now`.
@@ -180,6 +219,9 @@ impl AcpiPower {
         if sleep_type == SLEEP_TYPE_OFF {
             return PowerEffect::PowerOff;
         }
+        if self.suspends && sleep_type == SLEEP_TYPE_SUSPEND {
+            return PowerEffect::Suspend;
+        }
         // ACPI 4.8.3.1.1 WAK_STS: software waits for it after setting SLP_EN.
         self.status |= WAKE;
         PowerEffect::Sleep(sleep_type)
@@ -248,5 +290,26 @@ mod tests {
             }
         }
         assert_eq!(power.read(12, 4, 0), 0xffff_ffff);
+    }
+
+    #[test]
+    fn the_clock_wakes_where_it_is_enabled_to() {
+        let mut power = AcpiPower::new(TimerWidth::Bits32).with_suspend();
+        assert_eq!(power.write(4, 2, 0x2400, 0), PowerEffect::Suspend);
+        power.set_clock(Line::Asserted);
+        assert!(!power.wakes());
+        assert_eq!(power.write(2, 2, 0x400, 0), PowerEffect::None);
+        assert!(power.wakes());
+        assert!(power.interrupt_line(0).is_asserted());
+        power.wake();
+        assert_eq!(power.read(0, 2, 0), 0x8400);
+        // Cleared by software, the status is set by the next alarm only.
+        assert_eq!(power.write(0, 2, 0x8400, 0), PowerEffect::None);
+        power.set_clock(Line::Asserted);
+        assert!(!power.wakes());
+        // Without S3 the clock's status does not exist.
+        let mut plain = AcpiPower::new(TimerWidth::Bits32);
+        plain.set_clock(Line::Asserted);
+        assert_eq!(plain.read(0, 2, 0), 0);
     }
 }

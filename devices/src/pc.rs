@@ -118,6 +118,10 @@ pub enum Effect {
     Console(u8),
     /// Switch off.
     PowerOff,
+    /// S3 begins: the processors lose power.
+    Suspend,
+    /// S3 ends.
+    Wake,
     /// Reset.
     Reset(ResetEffect),
     /// End the run with this status (port F4H).
@@ -143,6 +147,8 @@ pub struct Pc {
     /// `None` where there is none.
     test: Option<TestDevice>,
     external_interrupt: Line,
+    /// Whether the machine is in S3.
+    suspended: bool,
 }
 
 impl Default for Pc {
@@ -172,6 +178,15 @@ impl Pc {
             configuration: None,
             test: None,
             external_interrupt: Line::Deasserted,
+            suspended: false,
+        }
+    }
+
+    /// The same devices on a platform that has S3.
+    pub fn with_suspend(self) -> Self {
+        Self {
+            power: self.power.with_suspend(),
+            ..self
         }
     }
 
@@ -256,6 +271,7 @@ impl Pc {
         if let Some(offset) = power_offset(port) {
             match self.power.write(offset, size, value, now) {
                 PowerEffect::PowerOff => effect(Effect::PowerOff),
+                PowerEffect::Suspend => self.suspend(effect),
                 PowerEffect::None | PowerEffect::Sleep(_) => {}
             }
         } else if DebugPort::claims(port) {
@@ -388,6 +404,15 @@ impl Pc {
             }
         }
         let clock = self.rtc.interrupt_line(now);
+        self.power.set_clock(clock);
+        if self.suspended {
+            if self.power.wakes() {
+                self.suspended = false;
+                self.power.wake();
+                effect(Effect::Wake);
+            }
+            return;
+        }
         let power = self.power.interrupt_line(now);
         for (irq, line) in [
             (SERIAL_1_IRQ, self.serial.interrupt_line()),
@@ -397,6 +422,21 @@ impl Pc {
             let asserted = line.is_asserted() || self.test_line(irq).is_asserted();
             self.drive(irq, Line::asserted_if(asserted), effect);
         }
+        self.update_external_interrupt(effect);
+    }
+
+    /// S3 (ACPI 16.1.3): the clock and the power-management block stay powered, the other devices are as
+    /// after power-on when the machine wakes.
+    fn suspend(&mut self, effect: &mut dyn FnMut(Effect)) {
+        effect(Effect::Suspend);
+        self.suspended = true;
+        self.io_apic = IoApic::new(0, Version::V20);
+        self.pic = PicPair::new();
+        self.pit = Pit::new();
+        self.serial = Uart::new();
+        self.reset = ResetControl::new();
+        self.pci = PciConfiguration::new();
+        self.test = self.test.map(|_| TestDevice::new());
         self.update_external_interrupt(effect);
     }
 
@@ -514,5 +554,38 @@ mod tests {
         assert_eq!(messages, 1);
         pc.port_write(0x70, 1, 0, event, &mut |_| {});
         assert_eq!(pc.port_read(0x71, 1, event, &mut |_| {}), 1);
+    }
+
+    // ACPI 16.1.3, 4.8.3.1.1
+    #[test]
+    fn an_alarm_ends_a_suspension() {
+        let mut pc = Pc::new().with_suspend();
+        let mut effects = Vec::new();
+        // RTC_EN, an alarm in every second, and a pin of the I/O APIC.
+        for (port, size, value) in [
+            (0x602, 2, 0x400),
+            (0x70, 1, 1),
+            (0x71, 1, 0xc0),
+            (0x70, 1, 3),
+            (0x71, 1, 0xc0),
+            (0x70, 1, 5),
+            (0x71, 1, 0xc0),
+            (0x70, 1, 0xb),
+            (0x71, 1, 0x22),
+        ] {
+            pc.port_write(port, size, value, 10, &mut |effect| effects.push(effect));
+        }
+        pc.io_apic_write(0, 0x10, &mut |_| {});
+        pc.io_apic_write(0x10, 0x44, &mut |_| {});
+        pc.port_write(0x604, 2, 0x2400, 20, &mut |effect| effects.push(effect));
+        assert_eq!(effects, [Effect::Suspend]);
+        pc.io_apic_write(0, 0x10, &mut |_| {});
+        assert_eq!(pc.io_apic_read(0x10), 0x1_0000, "the I/O APIC lost power");
+        let alarm = pc.next_event(20).unwrap();
+        pc.advance(alarm - 1, &mut |effect| effects.push(effect));
+        assert_eq!(effects.len(), 1);
+        pc.advance(alarm, &mut |effect| effects.push(effect));
+        assert_eq!(effects, [Effect::Suspend, Effect::Wake]);
+        assert_eq!(pc.port_read(0x600, 2, alarm, &mut |_| {}), 0x8400);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use apic::apic_base::ApicMode;
 use apic::routing::Identity;
 use arch::pvh::{self, MemoryRegion};
+use devices::acpi_power;
 use devices::firmware_configuration::FirmwareConfiguration;
 use devices::pc::Pc;
 use devices::rtc_calendar::DateTime;
@@ -215,7 +216,8 @@ impl Machine {
                     u16::try_from(count).unwrap_or(u16::MAX),
                     configuration.memory,
                 ))
-                .with_test_device(),
+                .with_test_device()
+                .with_suspend(),
             console,
         ));
         let model = Arc::new(configuration.model.clone());
@@ -244,6 +246,7 @@ impl Machine {
     fn load(&mut self, kernel: &Kernel<'_>) -> Result<(), MachineError> {
         let ram = &self.platform.ram;
         let tables = firmware_tables(ram, self.processors.len())?;
+        self.platform.set_facs(tables.facs);
         let memory_map = memory_map(ram);
         let loaded = boot::load(
             &BootRequest {
@@ -359,8 +362,12 @@ const LEGACY_END: u64 = 0x10_0000;
 /// data areas into low memory.
 fn firmware_tables(ram: &Ram, processors: usize) -> Result<Tables, MachineError> {
     let apic_ids: Vec<u32> = (0..processors as u32).collect();
-    let tables = acpi::build::build(&TableConfig::posthaste(&apic_ids))
-        .map_err(|error| MachineError::Tables(error.to_string()))?;
+    let config = TableConfig {
+        sleep_type_suspend: Some(acpi_power::SLEEP_TYPE_SUSPEND),
+        ..TableConfig::posthaste(&apic_ids)
+    };
+    let tables =
+        acpi::build::build(&config).map_err(|error| MachineError::Tables(error.to_string()))?;
     RamLoader(ram)
         .write(tables.base, &tables.bytes)
         .and_then(|()| bios_data::write(&mut RamLoader(ram)))

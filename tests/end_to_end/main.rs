@@ -12,6 +12,7 @@ mod processor_models;
 mod program;
 mod red_zone;
 mod seeds;
+mod suspend;
 mod terminal;
 
 #[path = "../support/pseudo_terminal.rs"]

@@ -74,17 +74,24 @@ fn pci_bus() -> Vec<u8> {
     device
 }
 
-/// A DSDT's definition block: \_S5 with `sleep_type`, the PCI bus, and a processor device for each
+/// A DSDT's definition block: \_S5 with `off`, \_S3 if there is a `suspend`, the PCI bus, and a processor device for each
 /// UID below `processors`.
-pub(super) fn definition_block(sleep_type: u8, processors: u32) -> Vec<u8> {
-    let mut aml = Vec::from([NAME, ROOT]);
-    aml.extend(b"_S5_");
-    // Package of four: SLP_TYPa, SLP_TYPb and two reserved (ACPI 7.4.2).
-    aml.push(PACKAGE);
-    with_length(
-        &mut aml,
-        &[4, BYTE_PREFIX, sleep_type, BYTE_PREFIX, sleep_type, 0, 0],
-    );
+pub(super) fn definition_block(off: u8, suspend: Option<u8>, processors: u32) -> Vec<u8> {
+    let mut aml = Vec::new();
+    let states = [(b"_S5_", Some(off)), (b"_S3_", suspend)];
+    for (name, sleep_type) in states {
+        let Some(sleep_type) = sleep_type else {
+            continue;
+        };
+        aml.extend([NAME, ROOT]);
+        aml.extend(name);
+        // Package of four: SLP_TYPa, SLP_TYPb and two reserved (ACPI 7.4.2).
+        aml.push(PACKAGE);
+        with_length(
+            &mut aml,
+            &[4, BYTE_PREFIX, sleep_type, BYTE_PREFIX, sleep_type, 0, 0],
+        );
+    }
     let mut devices = Vec::from([ROOT]);
     devices.extend(b"_SB_");
     devices.extend([EXTENDED, DEVICE]);
@@ -178,7 +185,7 @@ mod tests {
     #[test]
     fn our_own_s5_is_found() {
         for processors in [0, 1, 2, 100, 3000] {
-            let aml = definition_block(5, processors);
+            let aml = definition_block(5, None, processors);
             assert_eq!(sleep_type_off(&aml), Some((5, 5)));
             assert_eq!(&aml[..15], b"\x08\\_S5_\x12\x08\x04\x0a\x05\x0a\x05\0\0");
             // The scope's length, decoded again, ends where the block does.
@@ -190,6 +197,10 @@ mod tests {
             }
             assert_eq!(length, scope.len());
         }
+        // \_S3 follows.
+        let aml = definition_block(5, Some(1), 1);
+        assert_eq!(sleep_type_off(&aml), Some((5, 5)));
+        assert_eq!(&aml[15..30], b"\x08\\_S3_\x12\x08\x04\x0a\x01\x0a\x01\0\0");
         assert_eq!(processor_name(0), *b"C000");
         assert_eq!(processor_name(36 * 36 + 35), *b"C10Z");
     }

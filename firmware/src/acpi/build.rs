@@ -73,6 +73,8 @@ pub struct TableConfig<'a> {
     pub pm_timer_bits: u8,
     /// SLP_TYP of S5.
     pub sleep_type_off: u8,
+    /// SLP_TYP of S3, if there is one, which the alarm of the real-time clock ends.
+    pub sleep_type_suspend: Option<u8>,
     /// IRQ of the system control interrupt; level-triggered, active high.
     pub sci: u8,
     /// Port and value that reset the machine.
@@ -84,7 +86,7 @@ pub struct TableConfig<'a> {
 }
 
 impl<'a> TableConfig<'a> {
-    /// Our machine: tables at E0000H, PM block at 600H, reset by CF9H, serial port and CMOS clock,
+    /// Our machine without S3: tables at E0000H, PM block at 600H, reset by CF9H, serial port and CMOS clock,
     /// neither keyboard nor VGA.
     pub const fn posthaste(apic_ids: &'a [u32]) -> Self {
         Self {
@@ -99,6 +101,7 @@ impl<'a> TableConfig<'a> {
             pm_timer: 0x608,
             pm_timer_bits: 32,
             sleep_type_off: 5,
+            sleep_type_suspend: None,
             sci: 9,
             reset: Some((0xcf9, 6)),
             destinations: DestinationRule::Any,
@@ -145,6 +148,8 @@ pub struct Tables {
     pub base: u64,
     /// The tables; the RSDP is the first [`RSDP_LENGTH`] bytes.
     pub bytes: Vec<u8>,
+    /// Address of the FACS, which has the waking vector.
+    pub facs: u64,
 }
 
 impl Tables {
@@ -173,7 +178,11 @@ pub fn build(config: &TableConfig<'_>) -> Result<Tables, BuildError> {
         address
     };
     let facs = place(facs(), 64);
-    let block = aml::definition_block(config.sleep_type_off, config.apic_ids.len() as u32);
+    let block = aml::definition_block(
+        config.sleep_type_off,
+        config.sleep_type_suspend,
+        config.apic_ids.len() as u32,
+    );
     let dsdt = place(table(*b"DSDT", 2, config, &block), 16);
     let fadt = place(fadt(config, facs, dsdt), 16);
     let madt = place(madt(config), 16);
@@ -191,7 +200,7 @@ pub fn build(config: &TableConfig<'_>) -> Result<Tables, BuildError> {
     if let Some(slot) = bytes.first_chunk_mut() {
         *slot = rsdp(config, rsdt, xsdt);
     }
-    Ok(Tables { base, bytes })
+    Ok(Tables { base, bytes, facs })
 }
 
 /// ACPI 5.2.5.3.
@@ -260,11 +269,11 @@ fn fadt(config: &TableConfig<'_>, facs: u64, dsdt: u64) -> Vec<u8> {
     // The CMOS register of the century.
     set(108, &[0x32]);
     set(109, &config.boot_architecture.to_le_bytes());
-    let mut flags = fadt_flag::WBINVD
-        | fadt_flag::PROC_C1
-        | fadt_flag::PWR_BUTTON
-        | fadt_flag::SLP_BUTTON
-        | fadt_flag::FIX_RTC;
+    let mut flags =
+        fadt_flag::WBINVD | fadt_flag::PROC_C1 | fadt_flag::PWR_BUTTON | fadt_flag::SLP_BUTTON;
+    if config.sleep_type_suspend.is_none() {
+        flags |= fadt_flag::FIX_RTC;
+    }
     if config.pm_timer_bits == 32 {
         flags |= fadt_flag::TMR_VAL_EXT;
     }

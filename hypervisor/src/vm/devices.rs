@@ -225,6 +225,8 @@ fn route(
         }
         Effect::Console(byte) => act(PlatformEffect::Console(byte)),
         Effect::PowerOff => act(PlatformEffect::PowerOff),
+        // A guest's devices were made without S3.
+        Effect::Suspend | Effect::Wake => {}
         Effect::Reset(reset) => act(PlatformEffect::Reset(reset)),
         Effect::Exit(status) => act(PlatformEffect::Exit(status)),
         Effect::Mark(mark) => act(PlatformEffect::Mark(mark)),

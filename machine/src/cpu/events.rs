@@ -8,6 +8,7 @@ use super::{
     raise::{Exception, Source},
     state::Reset,
 };
+use crate::kernel_entry::set_up_memory_types;
 use crate::platform::Notice;
 use crate::vtx::{self, events::Processed};
 
@@ -92,6 +93,16 @@ impl Cpu {
                 Notice::Mark(number) => {
                     let snapshot = self.snapshot();
                     platform.fill_mark(number, self.index, snapshot);
+                }
+                // Without power a processor stands still; whatever reaches it until it wakes is lost then.
+                Notice::Suspend => {
+                    self.power_up();
+                    self.activity = Activity::WaitForStartUp;
+                }
+                Notice::Wake(vector) => {
+                    self.power_up();
+                    set_up_memory_types(self);
+                    self.begin_at_waking_vector(vector);
                 }
             }
         }

@@ -516,6 +516,27 @@ impl Cpu {
         self.refresh_mode();
     }
 
+    /// Brings the processor and its local APIC to the state after power-up.
+    pub fn power_up(&mut self) {
+        *self.vmx = Default::default();
+        self.breakpoints_met = 0;
+        self.reset(Reset::PowerUp);
+        self.apic.reset();
+        self.publish_identity();
+    }
+
+    /// After power-up, ends S3 as firmware does: the bootstrap processor goes to software's waking vector in
+    /// real mode (ACPI 5.2.10), the others wait for a start-up IPI.
+    pub fn begin_at_waking_vector(&mut self, vector: u32) {
+        self.activity = Activity::WaitForStartUp;
+        if self.index == 0 {
+            self.segments[register::CS as usize].set_real_mode((vector >> 4) as u16);
+            self.set_rip(u64::from(vector & 15));
+            self.activity = Activity::Active;
+            self.refresh_mode();
+        }
+    }
+
     /// Starts a processor that waits for a start-up IPI at `vector << 12` (SDM 8.4.3).
     pub fn start_up(&mut self, vector: u8) {
         self.segments[register::CS as usize].set_real_mode(u16::from(vector) << 8);

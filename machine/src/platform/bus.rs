@@ -106,6 +106,8 @@ impl Platform {
                 }
             }
             Effect::PowerOff => self.stop(Outcome::PowerOff),
+            Effect::Suspend => self.tell_all(super::Notice::Suspend),
+            Effect::Wake => self.wake_up(),
             Effect::Reset(ResetEffect::None) => {}
             Effect::Reset(ResetEffect::Soft | ResetEffect::Hard) => self.stop(Outcome::Reset),
             Effect::Exit(status) => self.stop(Outcome::Exit(status)),

@@ -35,6 +35,10 @@ pub enum Notice {
     KeptCode(u64),
     /// A phase mark was made: put your counters into it.
     Mark(usize),
+    /// S3 begins.
+    Suspend,
+    /// S3 ends: the bootstrap processor begins at this address in real mode.
+    Wake(u32),
 }
 
 /// What others may put before a processor.
@@ -83,6 +87,8 @@ pub struct Platform {
     console: Mutex<Box<dyn Write + Send>>,
     /// Locked after `pc`.
     input: ConsoleInput,
+    /// Address of the FACS; 0 while there is none.
+    facs: AtomicU64,
     outcome: Mutex<Option<Outcome>>,
     stopped: AtomicBool,
     marks: Mutex<Vec<Mark>>,
@@ -107,6 +113,7 @@ impl Platform {
             identities: Mutex::new(identities),
             console: Mutex::new(console),
             input: ConsoleInput::default(),
+            facs: AtomicU64::new(0),
             outcome: Mutex::default(),
             stopped: AtomicBool::new(false),
             marks: Mutex::default(),
@@ -135,6 +142,30 @@ impl Platform {
                 add_notice(&mut lock(&inbox.notices), notice);
                 self.wake(index);
             }
+        }
+    }
+
+    /// Puts a notice before every processor.
+    fn tell_all(&self, notice: Notice) {
+        self.tell_others(usize::MAX, notice);
+    }
+
+    /// Says where the FACS is, which software puts its waking vector into.
+    pub fn set_facs(&self, address: u64) {
+        self.facs.store(address, Ordering::Relaxed);
+    }
+
+    /// S3 ends: firmware goes to the waking vector, and without one starts anew (ACPI 5.2.10, 16.3).
+    fn wake_up(&self) {
+        const FIRMWARE_WAKING_VECTOR: u64 = 12;
+        let facs = self.facs.load(Ordering::Relaxed);
+        let vector = match facs {
+            0 => 0,
+            facs => self.ram.load(facs + FIRMWARE_WAKING_VECTOR),
+        };
+        match vector {
+            0 => self.stop(Outcome::Reset),
+            vector => self.tell_all(Notice::Wake(vector)),
         }
     }
 

@@ -99,6 +99,7 @@ fn configuration_reaches_the_tables() {
         0
     );
     assert_eq!(fixed.flags & fadt_flag::HW_REDUCED_ACPI, 0);
+    assert_ne!(fixed.flags & fadt_flag::FIX_RTC, 0);
     assert_eq!((fixed.reset, fixed.pm_timer.unwrap().bits), (None, 24));
     config.base = 8;
     assert_eq!(build(&config), Err(BuildError::Unaligned { base: 8 }));
@@ -211,4 +212,19 @@ fn corrupted_tables_never_panic() {
             let _ = read(&around(&broken), tables.base);
         }
     }
+}
+
+#[test]
+fn tables_with_s3_name_the_clock_and_the_facs() {
+    let config = TableConfig {
+        sleep_type_suspend: Some(1),
+        ..TableConfig::posthaste(&[0])
+    };
+    let tables = build(&config).unwrap();
+    let facs = (tables.facs - tables.base) as usize;
+    assert_eq!(&tables.bytes[facs..facs + 4], b"FACS");
+    assert_eq!(tables.facs % 64, 0);
+    let hardware = read(&around(&tables), tables.base).unwrap();
+    let fixed = hardware.fixed_hardware.unwrap();
+    assert_eq!(fixed.flags & fadt_flag::FIX_RTC, 0);
 }
