@@ -12,6 +12,9 @@ const MOST_WAITING: usize = 1 << 16;
 const BELL: &str = "\x07";
 /// How to leave.
 pub(super) const HINT: &str = "Ctrl-A x leaves, Ctrl-A h says what else there is";
+/// What the help of the commands with a keyboard says of it.
+pub(super) const ABOUT: &str = "On a terminal, without --console, --input and --json, keys go to the guest's console as they are \
+    typed: Ctrl-A x leaves, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h says so.";
 const HELP: &str = "\nCtrl-A x       leaves: the machine is switched off as it stands\n\
                     Ctrl-A Ctrl-A  sends Ctrl-A to the guest\n\
                     Ctrl-A h       says this\n";

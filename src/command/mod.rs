@@ -37,10 +37,12 @@ struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Subcommand {
     /// Run a guest under the hypervisor on the machine
+    #[command(after_help = keyboard::ABOUT)]
     Run(run::Options),
     /// Run the same guest with IPI virtualization off and on, side by side
     Compare(compare::Options),
     /// Run a kernel or hypervisor on the bare machine
+    #[command(after_help = keyboard::ABOUT)]
     Machine(bare_machine::Options),
     /// Say whether this host's processor has IPI virtualization
     Probe,
