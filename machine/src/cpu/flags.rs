@@ -3,10 +3,10 @@
 //! An arithmetic instruction stores its sign-extended result and its vector of carries; a flag is
 //! computed when somebody asks. `carries` holds bit 63: CF; bit 62: CF xor OF; bit 3: AF.
 //!
-//! Flags that somebody loaded, and those that translated code leaves behind, are *packed* in bits
-//! 31:16 of `carries` as LAHF and SETO give them on an x86 host: SF, ZF, AF, PF and CF above where
-//! RFLAGS has them, OF in bit 16. Bit 25, which LAHF gives as 1, says that they are; then nothing
-//! else counts.
+//! Flags that somebody loaded, and those that translated code leaves behind, are *packed* as LAHF and
+//! SETO give them on an x86 host: SF, ZF, AF, PF and CF in bits 15:8 where the low byte of RFLAGS has
+//! them, OF in bit 0. Bit 9, which LAHF gives as 1, says that they are; then nothing else counts. They
+//! are a word of their own because a load of more than was just stored makes the host wait.
 
 use arch::control_register::rflags;
 
@@ -16,10 +16,9 @@ const CF: u32 = 63;
 const CF_XOR_OF: u32 = 62;
 const AF: u32 = 3;
 /// Position of the byte that LAHF gives.
-const PACKED: u32 = 24;
+const PACKED: u32 = 8;
 /// RFLAGS bit 1, which LAHF gives as 1.
-const IS_PACKED: u64 = 1 << (PACKED + 1);
-const PACKED_OF: u32 = 16;
+const IS_PACKED: u16 = 1 << (PACKED + 1);
 /// The status flags in the low byte of RFLAGS.
 const LOW_BYTE: u64 = rflags::SF | rflags::ZF | rflags::AF | rflags::PF | rflags::CF;
 
@@ -29,6 +28,7 @@ const LOW_BYTE: u64 = rflags::SF | rflags::ZF | rflags::AF | rflags::PF | rflags
 pub struct Flags {
     result: u64,
     carries: u64,
+    packed: u16,
 }
 
 impl Default for Flags {
@@ -44,6 +44,7 @@ impl Flags {
         Self {
             result: result.to_i64() as u64,
             carries: 0,
+            packed: 0,
         }
     }
 
@@ -56,6 +57,7 @@ impl Flags {
             result: result.to_i64() as u64,
             // Bit 62 of `top` is the carry into the sign bit: CF xor OF.
             carries: top & (3 << CF_XOR_OF) | vector & 1 << AF,
+            packed: 0,
         }
     }
 
@@ -83,26 +85,29 @@ impl Flags {
     /// The same flags with other CF and OF.
     #[inline(always)]
     pub fn with_cf_of(self, cf: bool, of: bool) -> Self {
-        let carries = if self.is_packed() {
-            self.carries & !(1 << PACKED | 1 << PACKED_OF)
-                | (cf as u64) << PACKED
-                | (of as u64) << PACKED_OF
-        } else {
-            self.carries & !(3 << CF_XOR_OF) | (cf as u64) << CF | ((cf ^ of) as u64) << CF_XOR_OF
-        };
+        if self.is_packed() {
+            let packed = self.packed & !(1 << PACKED | 1) | u16::from(cf) << PACKED | u16::from(of);
+            return Self { packed, ..self };
+        }
         Self {
-            result: self.result,
-            carries,
+            carries: self.carries & !(3 << CF_XOR_OF)
+                | (cf as u64) << CF
+                | ((cf ^ of) as u64) << CF_XOR_OF,
+            ..self
         }
     }
 
     /// The same flags with another AF.
     #[inline(always)]
     pub fn with_af(self, af: bool) -> Self {
-        let place = if self.is_packed() { PACKED + 4 } else { AF };
+        if self.is_packed() {
+            let place = PACKED + 4;
+            let packed = self.packed & !(1 << place) | u16::from(af) << place;
+            return Self { packed, ..self };
+        }
         Self {
-            result: self.result,
-            carries: self.carries & !(1 << place) | (af as u64) << place,
+            carries: self.carries & !(1 << AF) | (af as u64) << AF,
+            ..self
         }
     }
 
@@ -113,13 +118,13 @@ impl Flags {
 
     #[inline(always)]
     fn is_packed(self) -> bool {
-        self.carries & IS_PACKED != 0
+        self.packed & IS_PACKED != 0
     }
 
     /// A flag of the packed form, by its RFLAGS bit number.
     #[inline(always)]
     fn packed_bit(self, number: u32) -> bool {
-        self.carries >> (PACKED + number) & 1 != 0
+        self.packed >> (PACKED + number) & 1 != 0
     }
 
     /// Carry.
@@ -136,7 +141,7 @@ impl Flags {
     #[inline(always)]
     pub fn of(self) -> bool {
         if self.is_packed() {
-            self.carries >> PACKED_OF & 1 != 0
+            self.packed & 1 != 0
         } else {
             (self.carries ^ self.carries << 1) >> CF != 0
         }
@@ -185,8 +190,8 @@ impl Flags {
     /// The six status bits of RFLAGS in their places.
     pub fn to_rflags(self) -> u64 {
         if self.is_packed() {
-            return self.carries >> PACKED & LOW_BYTE
-                | (self.carries >> PACKED_OF & 1) << rflags::OF.trailing_zeros();
+            let packed = u64::from(self.packed);
+            return packed >> PACKED & LOW_BYTE | (packed & 1) << rflags::OF.trailing_zeros();
         }
         self.cf() as u64
             | (self.pf() as u64) << 2
@@ -201,9 +206,10 @@ impl Flags {
     pub fn from_rflags(value: u64) -> Self {
         Self {
             result: 0,
-            carries: (value & LOW_BYTE) << PACKED
+            carries: 0,
+            packed: ((value & LOW_BYTE) << PACKED) as u16
                 | IS_PACKED
-                | ((value & rflags::OF != 0) as u64) << PACKED_OF,
+                | u16::from(value & rflags::OF != 0),
         }
     }
 
@@ -217,7 +223,7 @@ impl Flags {
 
     /// Where the packed form lies in this structure: 16 bits, OF in the low byte, LAHF's in the
     /// high one.
-    pub(super) const PACKED_OFFSET: usize = std::mem::offset_of!(Self, carries) + 2;
+    pub(super) const PACKED_OFFSET: usize = std::mem::offset_of!(Self, packed);
 
     /// The condition `cc` of Jcc, SETcc and CMOVcc (the low four opcode bits; SDM volume 2,
     /// appendix B.1.4.7).
