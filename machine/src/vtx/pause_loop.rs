@@ -41,6 +41,14 @@ pub fn forget(cpu: &mut Cpu) {
     cpu.vmx.pause_loop = PauseLoop::default();
 }
 
+/// Whether PAUSE may do anything, as things are.
+#[inline]
+pub fn is_watched(cpu: &Cpu) -> bool {
+    cpu.vmx.non_root
+        && (cpu.vmx.controls.primary(primary::PAUSE_EXITING)
+            || cpu.vmx.controls.secondary(secondary::PAUSE_LOOP_EXITING))
+}
+
 /// PAUSE.
 #[inline]
 pub fn pause(cpu: &mut Cpu) -> Result<(), Raised> {

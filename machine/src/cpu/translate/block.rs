@@ -4,7 +4,7 @@ use super::assembler::{Assembler, Fixup};
 use super::classify::{Native, classify};
 use super::memory::Slow;
 use super::stubs::Stubs;
-use super::{Link, host, liveness};
+use super::{Link, host, liveness, state};
 use crate::cpu::op::Op;
 
 /// The state of a translation. Between instructions RAX, RCX and RDX hold nothing.
@@ -105,6 +105,7 @@ impl<'a> Translation<'a> {
                 return self.index + 1 == ops.len();
             }
             Native::Nothing => {}
+            Native::Pause => self.slow_if_set(state::PAUSE_WATCHED),
             Native::Move(width) => self.copy(op, width),
             Native::ZeroExtend(_, from) => self.zero_extend(op, from, native),
             Native::SignExtend(to, from) => self.sign_extend(op, to, from),

@@ -12,6 +12,7 @@ pub(super) enum Native {
     /// A call of the interpreter's function.
     Handler,
     Nothing,
+    Pause,
     Move(Width),
     /// MOVZX, from the second width to the first.
     ZeroExtend(Width, Width),
@@ -114,6 +115,7 @@ fn native(op: &Op) -> Option<Native> {
         | Mnemonic::Prefetcht0
         | Mnemonic::Prefetcht1
         | Mnemonic::Prefetcht2 => Native::Nothing,
+        Mnemonic::Pause => Native::Pause,
         Mnemonic::Add => binary(Arithmetic::Add)?,
         Mnemonic::Or => binary(Arithmetic::Or)?,
         Mnemonic::Adc => binary(Arithmetic::AddCarry)?,

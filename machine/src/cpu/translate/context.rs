@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU32;
 use arch::control_register::{cr0, cr4};
 
 use crate::cpu::Cpu;
+use crate::vtx::pause_loop;
 
 /// Facts that follow from the rest of the processor's state, valid while translated code runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,6 +31,8 @@ pub(in crate::cpu) struct Context {
     pub(super) spare: u64,
     /// Not 0 where instructions on XMM registers fault.
     pub(super) vectors_unusable: u8,
+    /// Not 0 where PAUSE may leave the guest.
+    pub(super) pause_watched: u8,
 }
 
 /// Something to see for code that must leave before the next block.
@@ -65,6 +68,7 @@ impl Context {
         cpu.translated.fetch_key = key;
         let usable = cpu.cr0 & (cr0::EM | cr0::TS) == 0 && cpu.cr4 & cr4::OSFXSR != 0;
         cpu.translated.vectors_unusable = u8::from(!usable);
+        cpu.translated.pause_watched = u8::from(pause_loop::is_watched(cpu));
         cpu.translated.end = cpu.slice_end.min(cpu.instructions.saturating_add(LONGEST));
     }
 }

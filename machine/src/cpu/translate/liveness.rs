@@ -48,8 +48,8 @@ fn effect(op: &Op, native: Native) -> Effect {
         // The other flags are put together with the ones from before.
         Native::Bit(..) => (ALL, CARRY),
         Native::RotateLeft(_) | Native::RotateRight(_) => (ALL, CARRY | OVERFLOW),
-        // It may not be usable.
-        Native::Vector(_) => (ALL, NONE),
+        // It may fault or leave the guest.
+        Native::Vector(_) | Native::Pause => (ALL, NONE),
         Native::ShiftLeft(_) | Native::ShiftRight(_) | Native::ShiftArithmetic(_)
             if is_by_cl(op) =>
         {

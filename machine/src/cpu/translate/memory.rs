@@ -147,6 +147,14 @@ impl Translation<'_> {
         self.slow_from(from);
     }
 
+    /// Leaves the instruction to the interpreter if a byte of the state is not 0.
+    pub(super) fn slow_if_set(&mut self, byte: Memory) {
+        self.flags_lost();
+        self.out
+            .arithmetic_immediate(Arithmetic::Compare, Width::Byte, byte, 0);
+        self.slow_if(NOT_EQUAL);
+    }
+
     /// As [`Self::slow_if`], for a jump that is there.
     pub(super) fn slow_from(&mut self, from: Fixup) {
         let index = self.index;

@@ -82,6 +82,7 @@ context! {
     JUMPS: jumps;
     SPARE: spare;
     VECTORS_UNUSABLE: vectors_unusable;
+    PAUSE_WATCHED: pause_watched;
 }
 
 /// The base of segment `number`.

@@ -4,7 +4,7 @@
 
 use iced_x86::Code;
 
-use super::assembler::{Arithmetic, Memory, Place, Width, register::*};
+use super::assembler::{Memory, Place, Width, register::*};
 use super::block::Translation;
 use super::memory::Use;
 use super::state;
@@ -115,10 +115,7 @@ pub(super) fn classify(code: Code) -> Option<Vector> {
 
 impl Translation<'_> {
     pub(super) fn vector(&mut self, op: &Op, vector: Vector) {
-        self.flags_lost();
-        self.out
-            .arithmetic_immediate(Arithmetic::Compare, Width::Byte, state::VECTORS_UNUSABLE, 0);
-        self.slow_if(NOT_ZERO);
+        self.slow_if_set(state::VECTORS_UNUSABLE);
         match vector {
             Vector::Load { aligned } => {
                 let from = self.vector_source(op, aligned);
