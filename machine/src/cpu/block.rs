@@ -23,8 +23,18 @@ const SLOTS: usize = 1 << 14;
 const JUMPS: usize = 1 << 14;
 /// Pages kept at most, of which [`Blocks::pages`] says where they are.
 const PAGES: usize = 1 << 14;
-/// Instructions kept at most (32 bytes each); beyond that everything is dropped.
-const CAPACITY: usize = 1 << 19;
+/// What all processors of a machine keep at most: instructions (32 bytes each), and bytes of host code.
+/// Each has its share; beyond that it drops everything and starts over.
+const INSTRUCTIONS_OF_ALL: usize = 1 << 21;
+const CODE_OF_ALL: usize = 96 << 20;
+/// The least and the most of that for one processor.
+const INSTRUCTIONS_OF_ONE: [usize; 2] = [1 << 13, 1 << 19];
+const CODE_OF_ONE: [usize; 2] = [1 << 20, 32 << 20];
+
+/// One processor's share of what there is for all.
+fn share(all: usize, [least, most]: [usize; 2], processors: usize) -> usize {
+    (all / processors.max(1)).clamp(least, most)
+}
 
 /// Where 64-bit code went before: a linear address and the block there.
 #[derive(Clone, Copy)]
@@ -114,6 +124,10 @@ type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 
 /// The block cache of one processor.
 pub struct Blocks {
+    /// Processors of the machine.
+    processors: usize,
+    /// Instructions kept at most.
+    capacity: usize,
     jumps: Box<[Jump; JUMPS]>,
     /// Numbers of blocks by [`block_key`], of which one was looked for last.
     slots: Box<[u32; SLOTS]>,
@@ -151,9 +165,11 @@ pub enum Block {
 pub struct Translated(Code);
 
 impl Blocks {
-    /// An empty cache for an engine.
-    pub fn new(engine: Engine) -> Self {
+    /// An empty cache for an engine, of one of so many processors.
+    pub fn new(engine: Engine, processors: usize) -> Self {
         Self {
+            processors,
+            capacity: share(INSTRUCTIONS_OF_ALL, INSTRUCTIONS_OF_ONE, processors),
             jumps: Box::new([NO_JUMP; JUMPS]),
             slots: Box::new([u32::MAX; SLOTS]),
             numbers: AddressMap::default(),
@@ -328,7 +344,7 @@ impl Blocks {
     #[inline(never)]
     fn translate(&mut self, cpu: &mut Cpu, number: u32) -> Option<Code> {
         if self.translator.is_none() {
-            self.translator = Translator::new();
+            self.translator = Translator::new(share(CODE_OF_ALL, CODE_OF_ONE, self.processors));
             if self.translator.is_none() {
                 // The host refuses: it is not asked again.
                 self.worth = u32::MAX;
@@ -404,7 +420,7 @@ impl Blocks {
     ) -> Result<Block, Raised> {
         let frame = offset & !0xfff;
         cpu.keep_code_of(frame);
-        if self.ops.len() + LONGEST_BLOCK > CAPACITY {
+        if self.ops.len() + LONGEST_BLOCK > self.capacity {
             self.drop_all();
         }
         let start = self.ops.len();

@@ -54,9 +54,10 @@ impl Processor {
 
     /// A processor in the given state with a choice of engine.
     pub fn with_engine(cpu: Cpu, engine: Engine) -> Self {
+        let processors = cpu.platform.processors();
         Self {
             cpu,
-            blocks: Blocks::new(engine),
+            blocks: Blocks::new(engine, processors),
         }
     }
 

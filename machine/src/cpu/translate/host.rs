@@ -87,9 +87,6 @@ mod x86_64 {
     use super::{Call, Code, Exit, FIRST_LINK, RAISED};
     use crate::cpu::{Cpu, op::Op};
 
-    /// Bytes of code a processor has at most; the host commits what is written.
-    const SIZE: usize = 32 << 20;
-
     /// Memory that is writable at one address and executable at another, never both at one.
     pub(in super::super) struct CodeBuffer {
         writable: MmapMut,
@@ -100,8 +97,8 @@ mod x86_64 {
     }
 
     impl CodeBuffer {
-        /// A buffer, unless the host refuses.
-        pub(in super::super) fn new() -> Option<Self> {
+        /// A buffer of `size` bytes, unless the host refuses; it commits what is written.
+        pub(in super::super) fn new(size: usize) -> Option<Self> {
             // SAFETY: the name is a string that ends with 0.
             let descriptor =
                 unsafe { libc::memfd_create(c"posthaste-code".as_ptr(), libc::MFD_CLOEXEC) };
@@ -110,9 +107,9 @@ mod x86_64 {
             }
             // SAFETY: the descriptor is new and nobody else's.
             let file = unsafe { File::from_raw_fd(descriptor) };
-            file.set_len(SIZE as u64).ok()?;
+            file.set_len(size as u64).ok()?;
             let mut options = MmapOptions::new();
-            options.len(SIZE);
+            options.len(size);
             // SAFETY: nobody else has the file, so that it changes by our own writes only. Rust code
             // never reads the executable mapping as a slice, so that no reference sees it change.
             let (writable, executable) =
@@ -136,7 +133,7 @@ mod x86_64 {
             self.writable
                 .get_mut(self.used..end)?
                 .copy_from_slice(bytes);
-            self.used = end.next_multiple_of(16).min(SIZE);
+            self.used = end.next_multiple_of(16).min(self.writable.len());
             Some(())
         }
 
@@ -264,7 +261,7 @@ mod elsewhere {
 
     #[allow(clippy::unused_self, reason = "the other implementation needs it")]
     impl CodeBuffer {
-        pub(in super::super) fn new() -> Option<Self> {
+        pub(in super::super) fn new(_size: usize) -> Option<Self> {
             None
         }
         pub(in super::super) fn position(&self) -> usize {

@@ -62,12 +62,12 @@ pub(super) struct LinkRequest {
 }
 
 impl Translator {
-    /// A translator, if the host lets us have one.
-    pub(super) fn new() -> Option<Self> {
+    /// A translator with room for so many bytes of code, if the host lets us have one.
+    pub(super) fn new(code_size: usize) -> Option<Self> {
         if !host::is_suitable() {
             return None;
         }
-        let mut buffer = CodeBuffer::new()?;
+        let mut buffer = CodeBuffer::new(code_size)?;
         let mut assembler = Assembler::default();
         assembler.start(buffer.position());
         let stubs = stubs::write(&mut assembler);
