@@ -1,19 +1,23 @@
 //! The checksum of a bzImage (Linux boot protocol, "The Image Checksum").
 
+use crc::{CRC_32_ISO_HDLC, Crc, Table};
+
 use super::super::image::word;
-use alloc::vec::Vec;
+
+/// 16 bytes a step: the hypervisor has kernels of many megabytes to check.
+static CRC_32: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
 
 /// Whether the image's checksum is right. Its last four bytes make the CRC-32 of the whole 0.
 ///
 /// Signing a kernel for Secure Boot changes two fields of its PE header afterwards, so the image
 /// is also taken as it was before.
 pub(super) fn holds(image: &[u8]) -> bool {
-    remainder(image) == 0 || unsigned(image).is_some_and(|image| remainder(&image) == 0)
+    remainder(image) == 0 || unsigned_remainder(image) == Some(0)
 }
 
-/// The image with the PE header's checksum and its pointer to the certificates cleared
+/// The remainder with the PE header's checksum and its pointer to the certificates taken as 0
 /// (Microsoft's PE format, "Optional Header").
-fn unsigned(image: &[u8]) -> Option<Vec<u8>> {
+fn unsigned_remainder(image: &[u8]) -> Option<u32> {
     let header = word(image, 0x3c)? as usize;
     if image.get(header..header.checked_add(4)?)? != b"PE\0\0" {
         return None;
@@ -24,38 +28,26 @@ fn unsigned(image: &[u8]) -> Option<Vec<u8>> {
         [0x0b, 0x02] => 112,
         _ => return None,
     };
-    let mut image = image.to_vec();
     let checksum = optional + 64;
     let certificates = optional + directories + 4 * 8;
-    image.get_mut(checksum..checksum + 4)?.fill(0);
-    image.get_mut(certificates..certificates + 8)?.fill(0);
-    Some(image)
+    let mut digest = CRC_32.digest();
+    for part in [
+        image.get(..checksum)?,
+        &[0; 4],
+        image.get(checksum + 4..certificates)?,
+        &[0; 8],
+        image.get(certificates + 8..)?,
+    ] {
+        digest.update(part);
+    }
+    Some(!digest.finalize())
 }
 
 /// CRC-32 (polynomial 04C11DB7H, least significant bit first), started with all ones, not
 /// inverted at the end.
 pub(super) fn remainder(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(u32::MAX, |crc, byte| {
-        let index = (crc ^ u32::from(*byte)) & 0xff;
-        crc >> 8 ^ TABLE.get(index as usize).copied().unwrap_or(0)
-    })
+    !CRC_32.checksum(bytes)
 }
-
-const TABLE: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut index = 0;
-    while index < table.len() {
-        let mut value = index as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            value = value >> 1 ^ if value & 1 != 0 { 0xedb8_8320 } else { 0 };
-            bit += 1;
-        }
-        table[index] = value;
-        index += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {
