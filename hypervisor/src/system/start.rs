@@ -14,7 +14,7 @@ use super::virtual_machine::{MachineMemory, VirtualMachine};
 use super::{Hypervisor, report, tsc_ticks_per_timer_count, vmx_operation};
 use crate::host::aligned_page::AlignedPage;
 use crate::host::frame_allocator::FrameAllocator;
-use crate::host::instructions::read_time_stamp;
+use crate::host::instructions::{read_time_stamp, wait_for_interrupt};
 use crate::host::processor::Processor;
 use crate::host::serial_interrupt::SerialPin;
 use crate::host::shutdown::{self, Status};
@@ -174,6 +174,9 @@ pub fn run_boot_processor(mut boot: Boot, processor: &'static Processor, process
     {
         console::listen();
     }
+    for number in 1..processors {
+        hypervisor.kick(number);
+    }
     hypervisor.start(processor);
     hypervisor.run(processor)
 }
@@ -187,7 +190,8 @@ pub fn run_application_processor(processor: &'static Processor) -> ! {
         if let Some(hypervisor) = HYPERVISOR.get() {
             break hypervisor;
         }
-        core::hint::spin_loop();
+        // The boot processor interrupts all when it is done.
+        wait_for_interrupt();
     };
     enter_vmx(&hypervisor.capabilities);
     hypervisor.run(processor)
