@@ -90,12 +90,15 @@ impl PicPair {
     /// Sets the level of an interrupt request (0..=15; 2 is the cascade and is ignored, as is
     /// anything beyond 15); ask [`Self::interrupt_line`] again afterwards.
     pub fn set_irq(&mut self, irq: u8, line: Line) {
-        match irq {
-            CASCADE => {}
-            0..=7 => self.master.set_input(irq, line),
-            8..=15 => self.slave.set_input(irq - 8, line),
-            _ => {}
+        let (chip, input) = match irq {
+            0..=7 if irq != CASCADE => (&mut self.master, irq),
+            8..=15 => (&mut self.slave, irq - 8),
+            _ => return,
+        };
+        if chip.has_input(input, line) {
+            return;
         }
+        chip.set_input(input, line);
         self.drive_cascade();
     }
 
@@ -185,6 +188,11 @@ impl Chip {
         }
     }
 
+    /// Whether an input is at that level already.
+    fn has_input(&self, input: u8, line: Line) -> bool {
+        (self.inputs >> (input & 7) & 1 != 0) == line.is_asserted()
+    }
+
     fn set_input(&mut self, input: u8, line: Line) {
         let bit = 1_u8 << (input & 7);
         match line {
@@ -215,6 +223,9 @@ impl Chip {
     /// The input to be served next, if one may interrupt what is in service.
     fn request(&self) -> Option<u8> {
         let requests = self.requests() & !self.mask;
+        if requests == 0 {
+            return None;
+        }
         // 8259A, "Special mask mode": a masked in-service bit no longer inhibits lower levels.
         let inhibiting = if self.special_mask {
             self.in_service & !self.mask

@@ -43,6 +43,7 @@ impl Hypervisor {
     ) -> u32 {
         let mut devices = self.vm.devices.lock();
         let devices = &mut *devices;
+        devices.quiet_until = 0;
         let context = self.context(processor);
         let line = &mut devices.line;
         let mut act = |effect| self.act(effect, line, processor);
@@ -59,7 +60,7 @@ impl Hypervisor {
             self.pass_input(devices, processor);
         }
         // A timer may have been programmed: the boot processor keeps their time.
-        if matches!(port, 0x40..=0x43 | 0x61 | 0x600..=0x60f) {
+        if matches!(port, 0x40..=0x43 | 0x61 | 0x70..=0x71 | 0x600..=0x60f) {
             self.note_device_timer(processor);
         }
         value
@@ -75,6 +76,7 @@ impl Hypervisor {
     #[cold]
     #[inline(never)]
     fn pass_input(&self, devices: &mut Devices, processor: &Processor) {
+        devices.quiet_until = 0;
         let context = self.context(processor);
         let line = &mut devices.line;
         let act = |effect| self.act(effect, line, processor);

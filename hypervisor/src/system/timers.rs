@@ -15,6 +15,9 @@ use crate::vmx::vmcs::{Vmcs, VmxError};
 /// How long a processor with the preemption timer goes without a look at its queue, in nanoseconds.
 const LOOK_AROUND: u64 = 1_000_000;
 
+/// A device time that does not come.
+const NEVER: u64 = u64::MAX;
+
 impl Hypervisor {
     /// Looks at what interrupts have noted, with a vCPU loaded; `Some` if it has to leave.
     #[cold]
@@ -107,20 +110,29 @@ impl Hypervisor {
         if processor.number != 0 {
             return sleeping;
         }
+        let next = self
+            .advance_devices(processor)
+            .map(|left| now.saturating_add(time::ticks(left).max(1)));
+        [sleeping, next].into_iter().flatten().min()
+    }
+
+    /// Runs the devices to now, unless they have nothing to do; gives the nanoseconds until they have.
+    fn advance_devices(&self, processor: &Processor) -> Option<u64> {
         let mut devices = self.vm.devices.lock();
         let devices = &mut *devices;
-        let line = &mut devices.line;
         let context = self.context(processor);
-        let act = |effect| self.act(effect, line, processor);
-        devices.platform.advance(context, act);
-        let next = [
-            devices.platform.next_event(context.now),
-            devices.line.advance(context.now),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-        .map(|at| now.saturating_add(time::ticks(at.saturating_sub(context.now)).max(1)));
-        [sleeping, next].into_iter().flatten().min()
+        if context.now >= devices.quiet_until {
+            let line = &mut devices.line;
+            let act = |effect| self.act(effect, line, processor);
+            devices.platform.advance(context, act);
+            let events = [
+                devices.platform.next_event(context.now),
+                devices.line.advance(context.now),
+            ];
+            let next = events.into_iter().flatten().min();
+            devices.quiet_until = next.unwrap_or(NEVER);
+        }
+        let next = devices.quiet_until;
+        (next != NEVER).then(|| next.saturating_sub(context.now))
     }
 }

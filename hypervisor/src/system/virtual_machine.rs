@@ -183,6 +183,9 @@ pub struct Devices {
     pub line: Line,
     /// What was typed for the guest.
     pub input: ConsoleInput,
+    /// Device time until which the devices and the line do nothing by themselves. An access, which may
+    /// change that, sets it to 0.
+    pub quiet_until: u64,
 }
 
 /// What the guest has written of its present line. Whole lines go out at once, so that they do not
@@ -271,6 +274,7 @@ impl VirtualMachine {
             platform: Platform::new(vcpus.len() as u32, memory.memory.layout().size()),
             line: Line::default(),
             input: ConsoleInput::default(),
+            quiet_until: 0,
         };
         Self {
             interrupts,
