@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::options::{ConsoleOptions, MachineOptions};
 use super::terminal::{self, ConsoleOutput, RawTerminal};
-use super::{CommandError, exit_status, keyboard, read_file, read_kernel};
+use super::{CommandError, exit_status, keyboard, read_file, read_kernel, trace_file};
 use crate::console::Console;
 
 /// A boot protocol.
@@ -93,6 +93,9 @@ pub(super) struct Options {
     protocol: Option<BootProtocol>,
     #[command(flatten)]
     console: ConsoleOptions,
+    /// Write every traced event to this file, a line each
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Write what the run took, as JSON: instructions, virtual time and the host's time
     #[arg(long, value_name = "FILE")]
     statistics: Option<PathBuf>,
@@ -192,7 +195,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
             schedule: options.machine.schedule(),
             engine: options.machine.engine(),
             limit: options.machine.limit,
-            keep_events: false,
+            keep_events: options.trace.is_some(),
         },
         &Kernel {
             image: &image,
@@ -221,6 +224,9 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     // The console is on the standard output too; what was lost there was reported as the outcome.
     let _ = std::io::stdout().flush();
     terminal::end_line();
+    if let Some(path) = &options.trace {
+        trace_file::write(path, &machine.take_events())?;
+    }
     if let Some(path) = &options.statistics {
         let written = serde_json::to_vec_pretty(&Statistics::new(&report, elapsed))
             .map_err(std::io::Error::from)

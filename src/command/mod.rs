@@ -10,6 +10,7 @@ mod probe;
 mod progress;
 mod run;
 mod terminal;
+mod trace_file;
 
 use std::fmt;
 use std::fs::File;

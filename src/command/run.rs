@@ -10,7 +10,9 @@ use machine::platform::Outcome;
 
 use super::options::{ConsoleOptions, MachineOptions};
 use super::terminal::{self, ConsoleOutput, RawTerminal};
-use super::{CommandError, demonstration, exit_status, keyboard, print, read_file, read_kernel};
+use super::{
+    CommandError, demonstration, exit_status, keyboard, print, read_file, read_kernel, trace_file,
+};
 use crate::console::{Console, WithoutReports};
 use crate::guest_run::{ApicMode, Finished, GuestRun, RunError, Switch};
 use crate::kernel_panic::PanicWatch;
@@ -151,7 +153,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         run.run_on(console, |machine| watch.watch(machine))?
     };
     if let Some(path) = &options.trace {
-        write_trace(path, &finished)?;
+        trace_file::write(path, &finished.events)?;
     }
     if finished.report.outcome == Outcome::Stopped && watch.reason().is_none() {
         eprintln!("posthaste: left");
@@ -191,17 +193,4 @@ fn run_interactively(run: &GuestRun, watch: &PanicWatch) -> Result<Finished, Com
 /// A file that a console is written to.
 pub(super) fn buffered(file: File) -> Box<dyn Write + Send> {
     Box::new(BufWriter::new(file))
-}
-
-fn write_trace(path: &Path, finished: &Finished) -> Result<(), CommandError> {
-    let failed = |source| CommandError::File {
-        what: "write the trace to",
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-    for (time, processor, event) in &finished.events {
-        writeln!(file, "{time} {processor} {event}").map_err(failed)?;
-    }
-    file.flush().map_err(failed)
 }
