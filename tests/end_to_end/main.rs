@@ -14,6 +14,7 @@ mod red_zone;
 mod seeds;
 mod suspend;
 mod terminal;
+mod trace_files;
 
 #[path = "../support/pseudo_terminal.rs"]
 mod pseudo_terminal;
