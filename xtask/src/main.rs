@@ -19,7 +19,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
   test     every test there is; sets up what it needs (Debian packages, if root)
   check    formatting and lints, warnings denied
-  linux    the tests with Debian's kernels; with --all every one, which takes long
+  linux    the tests with Debian's kernels; with --all every one
   guest    put a kernel and a RAM disk with work for guests into target/kernels
   peers boot  time the boot of Debian's kernel on the machine, in Bochs and in QEMU
   contract render the tables of docs/guest-contract.md and docs/machine.md from the code
