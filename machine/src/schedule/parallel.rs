@@ -15,6 +15,9 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(50);
 const LONGEST_MONITORED_SLEEP: Duration = Duration::from_micros(50);
 /// Longest time between looks at the devices, in nanoseconds.
 const LONGEST_LOOK: u64 = 1_000_000;
+/// So often must the thread of the devices find every processor waiting for good, one look after the
+/// other, until it is believed.
+const LOOKS_AT_A_DEADLOCK: u32 = 20;
 /// Instructions between looks at the time.
 const SLICE: u64 = 20_000;
 
@@ -22,14 +25,24 @@ const SLICE: u64 = 20_000;
 /// of one processor; a nanosecond in which all of them sleep counts as one.
 pub fn run(platform: &Platform, processors: &mut [Processor], limit: u64) -> Outcome {
     let clock = &Arc::new(SharedClock::new(processors.len()));
-    let sleeping = &AtomicUsize::new(0);
+    let idlers = &Idlers::default();
     thread::scope(|scope| {
         for processor in processors.iter_mut() {
-            scope.spawn(move || run_processor(platform, processor, clock, limit, sleeping));
+            scope.spawn(move || run_processor(platform, processor, clock, limit, idlers));
         }
-        run_devices(platform, clock, limit, sleeping);
+        run_devices(platform, clock, limit, idlers);
     });
     platform.outcome().unwrap_or(Outcome::Deadlock)
+}
+
+/// How many processors have nothing to do.
+#[derive(Debug, Default)]
+struct Idlers {
+    /// Their threads sleep.
+    sleeping: AtomicUsize,
+    /// They have executed nothing since they went to wait for something from elsewhere: no time wakes
+    /// them.
+    waiting_for_good: AtomicUsize,
 }
 
 fn run_processor(
@@ -37,11 +50,12 @@ fn run_processor(
     processor: &mut Processor,
     clock: &Arc<SharedClock>,
     limit: u64,
-    sleeping: &AtomicUsize,
+    idlers: &Idlers,
 ) {
     let index = processor.cpu.index;
     processor.cpu.clock = Clock::Shared(clock.clone());
     let first = processor.cpu.instructions;
+    let mut waits_for_good = false;
     loop {
         clock.look(index, platform);
         if clock.is_held() {
@@ -55,7 +69,13 @@ fn run_processor(
             cpu.slice_end = cpu.slice_end.min(end);
         }
         cpu.check_events = true;
-        match processor.run() {
+        let before = cpu.instructions;
+        let stop = processor.run();
+        if waits_for_good && processor.cpu.instructions != before {
+            waits_for_good = false;
+            idlers.waiting_for_good.fetch_sub(1, Ordering::Relaxed);
+        }
+        match stop {
             Stop::MachineStopped => return,
             Stop::SliceEnd => {
                 if processor.cpu.instructions - first >= limit {
@@ -67,6 +87,14 @@ fn run_processor(
             Stop::Idle => {
                 super::heed_shutdown(platform, &processor.cpu);
                 let due = processor.cpu.next_own_event();
+                if waits_for_good != due.is_none() {
+                    waits_for_good = due.is_none();
+                    if waits_for_good {
+                        idlers.waiting_for_good.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        idlers.waiting_for_good.fetch_sub(1, Ordering::Relaxed);
+                    }
+                }
                 let now = processor.cpu.now();
                 let longest = if processor.cpu.monitor.is_waiting() {
                     LONGEST_MONITORED_SLEEP
@@ -82,10 +110,10 @@ fn run_processor(
                 let guard = lock(&inbox.sleeping);
                 // Whoever posts raises attention first and then takes this lock to wake us.
                 if !inbox.mailbox.attention() && !sleep.is_zero() {
-                    sleeping.fetch_add(1, Ordering::Relaxed);
+                    idlers.sleeping.fetch_add(1, Ordering::Relaxed);
                     clock.rest(index, due, platform);
                     drop(inbox.wake.wait_timeout(guard, sleep));
-                    sleeping.fetch_sub(1, Ordering::Relaxed);
+                    idlers.sleeping.fetch_sub(1, Ordering::Relaxed);
                 }
             }
         }
@@ -97,13 +125,16 @@ fn run_processor(
 
 /// Runs the devices' own events on the thread that started the machine.
 /// Software that sleeps for good reaches the limit by the time that passes.
-fn run_devices(platform: &Platform, clock: &SharedClock, limit: u64, sleeping: &AtomicUsize) {
+fn run_devices(platform: &Platform, clock: &SharedClock, limit: u64, idlers: &Idlers) {
     let (mut last, mut idle) = (0, 0_u64);
+    let mut deadlocked = 0;
     while !platform.stopped() {
         clock.pace(platform);
         let now = clock.now();
         // Who sits at a keyboard decides how long nothing happens.
-        if sleeping.load(Ordering::Relaxed) == platform.processors() && !platform.has_keyboard() {
+        if idlers.sleeping.load(Ordering::Relaxed) == platform.processors()
+            && !platform.has_keyboard()
+        {
             idle = idle.saturating_add(now - last);
         }
         last = now;
@@ -111,6 +142,14 @@ fn run_devices(platform: &Platform, clock: &SharedClock, limit: u64, sleeping: &
             platform.stop(Outcome::Limit { instructions: 0 });
         }
         let next = platform.next_device_event.load(Ordering::Relaxed);
+        deadlocked = if next == u64::MAX && is_deadlocked(platform, idlers) {
+            deadlocked + 1
+        } else {
+            0
+        };
+        if deadlocked >= LOOKS_AT_A_DEADLOCK {
+            platform.stop(Outcome::Deadlock);
+        }
         if next <= now {
             platform.advance_devices(now);
         } else {
@@ -118,4 +157,12 @@ fn run_devices(platform: &Platform, clock: &SharedClock, limit: u64, sleeping: &
             thread::sleep(Duration::from_nanos((next - now).min(LONGEST_LOOK)));
         }
     }
+}
+
+/// Whether no processor has anything to do, waits for a time, or was told something.
+fn is_deadlocked(platform: &Platform, idlers: &Idlers) -> bool {
+    let mut inboxes = platform.inboxes.iter();
+    idlers.waiting_for_good.load(Ordering::Relaxed) == platform.processors()
+        && !platform.has_keyboard()
+        && !inboxes.any(|inbox| inbox.mailbox.attention())
 }
