@@ -4,6 +4,7 @@ use iced_x86::{Code, Mnemonic, OpCodeOperandKind};
 
 use super::assembler::{Arithmetic, Width};
 use super::vector::{self, Vector};
+use crate::cpu::decode::is_memory_offset;
 use crate::cpu::op::{LOCK, MEMORY, Op, REP, REPNE};
 
 /// What the translator makes of an instruction. Where the operands are, [`Op`] says.
@@ -130,20 +131,9 @@ fn native(op: &Op) -> Option<Native> {
         Mnemonic::Neg if !locked => Native::Negate(target()?),
         Mnemonic::Not if !locked => Native::Not(target()?),
         Mnemonic::Mov => {
-            let moffs = matches!(
-                code,
-                Code::Mov_AL_moffs8
-                    | Code::Mov_AX_moffs16
-                    | Code::Mov_EAX_moffs32
-                    | Code::Mov_RAX_moffs64
-                    | Code::Mov_moffs8_AL
-                    | Code::Mov_moffs16_AX
-                    | Code::Mov_moffs32_EAX
-                    | Code::Mov_moffs64_RAX
-            );
             // A segment, control or debug register has no width here.
             let immediate = code.op_code().op_count() == 2 && source().is_none();
-            if moffs || immediate && !is_immediate(code) {
+            if is_memory_offset(code) || immediate && !is_immediate(code) {
                 return None;
             }
             Native::Move(target()?)
