@@ -30,6 +30,19 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The identity after reset (SDM 10.4.7.1): xAPIC mode, software-disabled, the flat model.
+    pub const fn at_reset(x2apic_id: u32) -> Self {
+        Self {
+            x2apic_id,
+            xapic_id: x2apic_id as u8,
+            mode: ApicMode::Xapic,
+            logical_destination: 0,
+            destination_format: u32::MAX,
+            software_enabled: false,
+            priority: 0,
+        }
+    }
+
     /// The identity a register page gives; `mode` and `x2apic_id` are not in it.
     pub fn of_page<P: RegisterPage>(page: &P, mode: ApicMode, x2apic_id: u32) -> Self {
         use arch::apic_register::{ID, SPURIOUS_VECTOR, SPURIOUS_VECTOR_ENABLE};

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
 
-use apic::apic_base::ApicMode;
 use apic::routing::Identity;
 use arch::pvh::{self, MemoryRegion};
 use devices::acpi_power;
@@ -207,7 +206,7 @@ impl Machine {
             return Err(MachineError::Processors(count));
         }
         let ram = Ram::new(configuration.memory)?;
-        let identities = (0..count as u32).map(identity_at_reset).collect();
+        let identities = (0..count as u32).map(Identity::at_reset).collect();
         let platform = Arc::new(Platform::new(
             ram,
             identities,
@@ -338,18 +337,6 @@ impl Machine {
     /// What the processors share.
     pub fn platform(&self) -> &Arc<Platform> {
         &self.platform
-    }
-}
-
-fn identity_at_reset(id: u32) -> Identity {
-    Identity {
-        x2apic_id: id,
-        xapic_id: id as u8,
-        mode: ApicMode::Xapic,
-        logical_destination: 0,
-        destination_format: u32::MAX,
-        software_enabled: false,
-        priority: 0,
     }
 }
 

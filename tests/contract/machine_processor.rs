@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use apic::apic_base::ApicMode;
 use apic::routing::Identity;
 use arch::{msr, vmx_control};
 use devices::pc::{PORTS, Pc};
@@ -22,17 +21,7 @@ const PROCESSORS: u32 = 4;
 
 /// Its first processor, of the default model, after reset.
 pub(crate) fn processor() -> Processor {
-    let identities = (0..PROCESSORS)
-        .map(|id| Identity {
-            x2apic_id: id,
-            xapic_id: id as u8,
-            mode: ApicMode::Xapic,
-            logical_destination: 0,
-            destination_format: u32::MAX,
-            software_enabled: false,
-            priority: 0,
-        })
-        .collect();
+    let identities = (0..PROCESSORS).map(Identity::at_reset).collect();
     let platform = Arc::new(Platform::new(
         Ram::new(1 << 20).unwrap(),
         identities,

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use apic::apic_base::ApicMode;
 use apic::routing::Identity;
 use arch::control_register::{cr0, cr4, efer};
 use devices::pc::Pc;
@@ -46,15 +45,7 @@ pub fn long_mode_processors<const COUNT: usize>(codes: [&[u8]; COUNT]) -> [Proce
     for (code, at) in codes.iter().zip((CODE..).step_by(4096)) {
         ram.write_bytes(at, code);
     }
-    let identities = (0..COUNT as u32).map(|id| Identity {
-        x2apic_id: id,
-        xapic_id: id as u8,
-        mode: ApicMode::Xapic,
-        logical_destination: 0,
-        destination_format: u32::MAX,
-        software_enabled: false,
-        priority: 0,
-    });
+    let identities = (0..COUNT as u32).map(Identity::at_reset);
     let platform = Arc::new(Platform::new(
         ram,
         identities.collect(),
