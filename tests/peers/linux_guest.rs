@@ -109,7 +109,7 @@ boots! {
 
 /// Both kernels, both modes, 1 to 8 vCPUs on as many processors and 8 on 2, but for those above; and
 /// some of them in parallel.
-#[cfg(feature = "linux-matrix")]
+#[cfg(feature = "all-tests")]
 mod matrix {
     use super::*;
 
@@ -135,11 +135,7 @@ mod matrix {
 }
 
 /// Seeds with which results are compared.
-const SEEDS: u64 = if cfg!(feature = "linux-matrix") {
-    20
-} else {
-    3
-};
+const SEEDS: u64 = if cfg!(feature = "all-tests") { 20 } else { 3 };
 
 /// Both ways of a seed; the mode changes from seed to seed.
 fn off_and_on(seed: u64) -> [Finished; 2] {

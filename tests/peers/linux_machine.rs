@@ -48,7 +48,7 @@ boots! {
     the_full_kernel_boots_on_2_processors: Full, 2 CPUs, DETERMINISTIC;
 }
 
-#[cfg(feature = "linux-matrix")]
+#[cfg(feature = "all-tests")]
 mod matrix {
     use super::*;
 

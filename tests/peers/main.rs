@@ -1,6 +1,6 @@
 //! The bootable image on machines that nobody here wrote.
 //!
-//! And Debian's kernels, on the machine, with KVM as their own hypervisor, and as guests; more of that with the feature `linux-matrix`.
+//! And Debian's kernels, on the machine, with KVM as their own hypervisor, and as guests; more of that with the feature `all-tests`.
 //!
 //! Built with the feature `peers` only: `cargo xtask test` installs Bochs, QEMU and GRUB's tools and
 //! sets it.

@@ -15,9 +15,13 @@ mod test;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use test::Tier;
+
 const USAGE: &str = "\
 usage: cargo xtask TASK
-  test     every test there is; sets up what it needs (Debian packages, if root)
+  test     what must pass before a change lands; sets up what it needs (Debian packages, if root)
+           with --all whole matrices, more seeds, more random guests too: an hour
+  nightly  and searches that take as long as they take
   check    formatting and lints, warnings denied
   linux    the tests with Debian's kernels; with --all every one
   guest    put a kernel and a RAM disk with work for guests into target/kernels
@@ -29,14 +33,20 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
-        ["test"] => test::run(),
+        ["test"] => test::run(Tier::Landing),
+        ["test", "--all"] => test::run(Tier::All),
+        ["nightly"] => test::run(Tier::Nightly),
         ["check"] => check::run(),
-        ["linux"] => linux::run(linux::Extent::Bounded),
-        ["linux", "--all"] => linux::run(linux::Extent::All),
+        ["linux"] => linux::run(Tier::Landing),
+        ["linux", "--all"] => linux::run(Tier::All),
         ["guest"] => linux_guest::prepare().map(|_| ()),
         ["peers", "boot"] => peers::boot(),
         ["contract"] => contract::run(),
         ["picture"] => picture::run(),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
         _ => Err(USAGE.to_owned()),
     };
     match result {

@@ -1,4 +1,4 @@
-//! Every test there is.
+//! The tests, in tiers.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +9,6 @@ use crate::{linux_guest, packages};
 
 /// Optimized, with every run-time check of a debug build.
 const PROFILE: &str = "checked";
-/// The tests that need Bochs, QEMU and GRUB.
-const FEATURES: &str = "posthaste/peers,posthaste-guest/peers";
 /// What the instruction comparison leaves, from the workspace's directory.
 const COMPARISON: &str = "target/tmp/comparison.txt";
 /// Packages with model-checked protocols, and where their models are.
@@ -19,8 +17,38 @@ const MODEL_CHECKED: [(&str, &[&str]); 2] = [
     ("posthaste-hypervisor", &["--lib", "model_checked"]),
 ];
 
-/// Runs them; the closing lines are what the runners counted.
-pub(crate) fn run() -> Result<(), String> {
+/// How much of it: each tier has what those before it have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// What must pass before a change lands; 15 minutes on two idle cores at most.
+    Landing,
+    /// Whole matrices, more seeds, more random guests; 75 minutes at most.
+    All,
+    /// Searches that take as long as they take.
+    Nightly,
+}
+
+impl Tier {
+    /// The features that make cargo build the tier's tests.
+    pub(crate) const fn features(self) -> &'static str {
+        match self {
+            Self::Landing => "posthaste/peers,posthaste-guest/peers",
+            Self::All => "posthaste/peers,posthaste-guest/peers,posthaste/all-tests",
+            Self::Nightly => "posthaste/peers,posthaste-guest/peers,posthaste/nightly-tests",
+        }
+    }
+
+    /// The test runner's profile, which says how long a test may take.
+    const fn runner_profile(self) -> &'static str {
+        match self {
+            Self::Landing | Self::All => "default",
+            Self::Nightly => "nightly",
+        }
+    }
+}
+
+/// Runs a tier; the closing lines are what the runners counted.
+pub(crate) fn run(tier: Tier) -> Result<(), String> {
     packages::ensure()?;
     linux_guest::prepare()?;
     let comparison = crate::root().join(COMPARISON);
@@ -41,7 +69,7 @@ pub(crate) fn run() -> Result<(), String> {
         "--profile",
         PROFILE,
     ]));
-    let workspace = tests(workspace())?;
+    let workspace = tests(workspace(tier))?;
 
     eprintln!();
     for line in models {
@@ -62,16 +90,18 @@ fn has_nextest() -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
-fn workspace() -> Command {
+fn workspace(tier: Tier) -> Command {
     if has_nextest() {
         cargo(&[
             "nextest",
             "run",
             "--workspace",
+            "--profile",
+            tier.runner_profile(),
             "--cargo-profile",
             PROFILE,
             "--features",
-            FEATURES,
+            tier.features(),
             "--no-fail-fast",
         ])
     } else {
@@ -83,7 +113,7 @@ fn workspace() -> Command {
             "--profile",
             PROFILE,
             "--features",
-            FEATURES,
+            tier.features(),
             "--no-fail-fast",
         ])
     }
