@@ -11,6 +11,7 @@
 
 pub mod apic_register;
 pub mod control_register;
+pub mod descriptor;
 pub mod exception;
 pub mod exit;
 pub mod interrupt_command;
@@ -19,5 +20,6 @@ pub mod msr;
 pub mod pid_pointer;
 pub mod posted_interrupt_descriptor;
 pub mod pvh;
+pub mod segment;
 pub mod vmcs;
 pub mod vmx_control;

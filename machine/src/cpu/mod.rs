@@ -26,7 +26,6 @@ pub mod process_context;
 pub mod raise;
 pub mod register;
 pub mod run;
-pub mod segment;
 mod stack;
 pub mod stack_frame;
 pub mod state;
@@ -35,6 +34,7 @@ pub mod tlb;
 mod translate;
 pub mod x87;
 
+pub use arch::segment;
 pub use model::CpuModel;
 pub use run::{Engine, Processor, Stop};
 pub use state::{Activity, Cpu, Inhibit};

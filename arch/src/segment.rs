@@ -1,6 +1,6 @@
 //! Segment registers with their hidden parts (SDM 3.4.3 Segment registers).
 
-/// Numbers of the segment registers, as instructions encode them; [`Op`](super::op::Op) uses two more.
+/// Numbers of the segment registers, as instructions encode them.
 pub mod register {
     /// ES.
     pub const ES: u8 = 0;
