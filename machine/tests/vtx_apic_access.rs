@@ -140,7 +140,7 @@ fn xapic_self_ipis() {
         let mut guest = x1(&self_ipi(low));
         guest.launch(10);
         guest.expect_no_exit();
-        assert_eq!(guest.cpu().vmx.virtual_interrupts.requesting, 0xf1);
+        assert_eq!(guest.cpu().vmx.guest.virtual_interrupts.requesting, 0xf1);
         assert_eq!(guest.virtual_apic(0x270), 1 << 17, "VIRR");
         nothing_sent(&guest);
     }
@@ -237,7 +237,7 @@ fn xapic_tpr_and_eoi() {
     guest.expect_no_exit();
     assert_eq!(guest.virtual_apic(0xb0), 0, "VEOI is cleared");
     assert_eq!(guest.virtual_apic(0x120), 0);
-    assert_eq!(guest.cpu().vmx.virtual_interrupts.servicing, 0);
+    assert_eq!(guest.cpu().vmx.guest.virtual_interrupts.servicing, 0);
     // Without virtual-interrupt delivery, but with register virtualization: an APIC-write exit.
     let mut guest = x1(&program(&[store_u32(APIC_ACCESS + 0xb0, 0x55)]));
     guest.remove_secondary(secondary::VIRTUAL_INTERRUPT_DELIVERY);

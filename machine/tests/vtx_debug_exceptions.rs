@@ -122,7 +122,7 @@ fn debug_exceptions_loaded_behind_mov_ss_join_the_next_trap() {
             guest.go_on(2);
             assert_eq!(guest.handler(), Some(1));
             assert_eq!(guest.cpu().dr[6] & (SINGLE_STEP | 15), SINGLE_STEP | 2);
-            assert_eq!(guest.cpu().vmx.pending_debug, 0);
+            assert_eq!(guest.cpu().vmx.guest.pending_debug, 0);
             let frame = guest.cpu().registers[4];
             assert_eq!(guest.ram().load::<u64>(frame), GUEST_CODE + 1);
         }

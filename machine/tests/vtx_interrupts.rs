@@ -77,7 +77,7 @@ fn virtual_nmis_have_blocking_of_their_own() {
     guest.launch(1);
     guest.expect_no_exit();
     assert_eq!(guest.handler(), Some(2));
-    assert!(guest.cpu().vmx.virtual_nmi_blocked && !guest.cpu().nmi_blocked);
+    assert!(guest.cpu().vmx.guest.virtual_nmi_blocked && !guest.cpu().nmi_blocked);
     guest.go_on(2);
     guest.expect_exit(R::NmiWindow);
     assert_eq!(guest.get(vmcs::GUEST_RIP), GUEST_CODE);

@@ -319,7 +319,7 @@ fn nothing_happens_to_the_senders_own_interrupts() {
     assert_eq!(guest.posted(1), [0xf1]);
     assert_eq!(guest.posted(0), [66]);
     assert_eq!(guest.handler(), None);
-    let interrupts = guest.cpu().vmx.virtual_interrupts;
+    let interrupts = guest.cpu().vmx.guest.virtual_interrupts;
     assert!(!interrupts.recognized);
     assert_eq!(interrupts.requesting, 0x51);
 }

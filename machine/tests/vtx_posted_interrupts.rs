@@ -60,7 +60,7 @@ fn a_notification_is_processed_without_an_exit() {
     assert_eq!(guest.virtual_apic(0x120), 1 << 17);
     assert_eq!(guest.virtual_apic(0x220), 0);
     assert_eq!(guest.virtual_apic(0xa0), 0x50);
-    let interrupts = guest.cpu().vmx.virtual_interrupts;
+    let interrupts = guest.cpu().vmx.guest.virtual_interrupts;
     assert_eq!((interrupts.requesting, interrupts.servicing), (0, 0x51));
     // The physical interrupt was ended: another of the same vector is taken.
     guest.cpu().set_rip(GUEST_CODE);
@@ -69,7 +69,7 @@ fn a_notification_is_processed_without_an_exit() {
     guest.go_on(1);
     assert_eq!(guest.cpu().counters.notifications_processed, 2);
     // IF is 0 in the handler: 61H is requested.
-    let interrupts = guest.cpu().vmx.virtual_interrupts;
+    let interrupts = guest.cpu().vmx.guest.virtual_interrupts;
     assert_eq!((interrupts.requesting, interrupts.servicing), (0x61, 0x51));
 }
 
@@ -84,12 +84,12 @@ fn requests_merge_and_the_highest_is_delivered_first() {
     guest.go_on(1);
     assert_eq!(guest.handler(), Some(0x99));
     assert_eq!(guest.cpu().counters.notifications_processed, 1);
-    let interrupts = guest.cpu().vmx.virtual_interrupts;
+    let interrupts = guest.cpu().vmx.guest.virtual_interrupts;
     assert_eq!((interrupts.requesting, interrupts.servicing), (0x45, 0x99));
     // RVI := max(RVI, highest of PIR): a lower one changes nothing.
     post(&mut guest, 0x22);
     guest.go_on(1);
-    assert_eq!(guest.cpu().vmx.virtual_interrupts.requesting, 0x45);
+    assert_eq!(guest.cpu().vmx.guest.virtual_interrupts.requesting, 0x45);
     assert_eq!(guest.virtual_apic(0x210), 1 << 2 | 1 << 17);
 }
 
@@ -104,7 +104,7 @@ fn an_empty_notification_does_nothing() {
     guest.expect_no_exit();
     assert_eq!(guest.handler(), None);
     assert_eq!(guest.cpu().counters.notifications_processed, 1);
-    assert_eq!(guest.cpu().vmx.virtual_interrupts.status(), 0);
+    assert_eq!(guest.cpu().vmx.guest.virtual_interrupts.status(), 0);
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn posting_only_raises_rvi() {
             None => send(&mut guest, 0xe0),
         }
         guest.go_on(1);
-        let interrupts = guest.cpu().vmx.virtual_interrupts;
+        let interrupts = guest.cpu().vmx.guest.virtual_interrupts;
         assert_eq!(interrupts.requesting, expected);
     }
 }

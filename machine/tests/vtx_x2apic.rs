@@ -58,7 +58,7 @@ fn self_ipi_by_its_own_register() {
     guest.launch(10);
     guest.expect_no_exit();
     assert_eq!(guest.virtual_apic(0x220), 1 << 1);
-    assert_eq!(guest.cpu().vmx.virtual_interrupts.requesting, 0x41);
+    assert_eq!(guest.cpu().vmx.guest.virtual_interrupts.requesting, 0x41);
     assert_eq!(guest.cpu().counters.self_ipis_virtualized, 1);
     // Below 16: exit for page offset 3F0H.
     let mut guest = x2(&write_msr(SELF_IPI, 0x0f));
@@ -112,7 +112,7 @@ fn x2apic_tpr_and_eoi_are_virtualized() {
             assert_eq!(guest.get(vmcs::GUEST_RIP), GUEST_CODE + 17, "trap-like");
         } else {
             guest.expect_no_exit();
-            assert_eq!(guest.cpu().vmx.virtual_interrupts.servicing, 0x41);
+            assert_eq!(guest.cpu().vmx.guest.virtual_interrupts.servicing, 0x41);
         }
         assert_eq!(guest.cpu().counters.eois_virtualized, 1);
     }

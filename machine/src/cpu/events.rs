@@ -22,7 +22,10 @@ impl Cpu {
     /// The virtual time of the next event that this processor causes itself, whatever it does
     /// meanwhile.
     pub fn next_own_event(&self) -> Option<u64> {
-        let timers = match (self.apic_timer_time(), self.vmx.preemption_timer.deadline()) {
+        let timers = match (
+            self.apic_timer_time(),
+            self.vmx.guest.preemption_timer.deadline(),
+        ) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };

@@ -1,6 +1,6 @@
 //! The engine's loop: events, then a block, then events.
 
-use arch::control_register::rflags;
+use arch::{control_register::rflags, vmx_control::primary};
 
 use super::{Cpu, Inhibit, block::Blocks, breakpoint::debugctl, raise::Pending};
 
@@ -172,7 +172,7 @@ impl Processor {
         }
         let stepped = trapped && (branched || !steps_on_branches);
         let due = if completed { cpu.trap_due(stepped) } else { 0 };
-        if cpu.vmx.trap.is_some() {
+        if cpu.vmx.guest.trap.is_some() {
             // SDM 30.4.3.2: APIC-write emulation comes before every other event.
             completed &= crate::vtx::events::complete_before_trap(cpu, due);
         }
@@ -190,6 +190,7 @@ impl Cpu {
         self.inhibit != Inhibit::None
             || self.system_flags & (rflags::TF | rflags::RF) != 0
             || self.single_step
+            || self.vmx.guest.controls.primary(primary::MONITOR_TRAP_FLAG)
             || self.breakpoints_enabled()
     }
 

@@ -375,8 +375,9 @@ impl Cpu {
         let mut counters = (*self.counters).clone();
         if self.vmx.non_root {
             // The stretch since the last VM entry is counted at the next exit.
-            counters.guest_instructions +=
-                self.instructions.wrapping_sub(self.vmx.entry_instructions);
+            counters.guest_instructions += self
+                .instructions
+                .wrapping_sub(self.vmx.guest.entry_instructions);
         }
         Snapshot {
             counters,

@@ -35,7 +35,7 @@ fn access_exit(cpu: &mut Cpu, offset: u64, kind: Type, linear: u64) -> Raised {
         Type::Physical if cpu.delivering.is_some() => Type::PhysicalEventDelivery,
         kind => kind,
     };
-    cpu.vmx.guest_linear = linear;
+    cpu.vmx.guest.linear_address = linear;
     cpu.vm_exit(VmExit::qualified(
         ExitReason::ApicAccess,
         offset & 0xfff | (kind as u64) << 12,
@@ -45,8 +45,8 @@ fn access_exit(cpu: &mut Cpu, offset: u64, kind: Type, linear: u64) -> Raised {
 /// The controls that the ICR's decision table looks at.
 pub(super) fn ipi_controls(cpu: &Cpu) -> Controls {
     Controls {
-        virtual_interrupt_delivery: cpu.vmx.controls.virtual_interrupt_delivery(),
-        ipi_virtualization: cpu.vmx.controls.ipi_virtualization(),
+        virtual_interrupt_delivery: cpu.vmx.guest.controls.virtual_interrupt_delivery(),
+        ipi_virtualization: cpu.vmx.guest.controls.ipi_virtualization(),
     }
 }
 
@@ -57,12 +57,12 @@ fn in_slot(offset: u64, size: usize) -> bool {
 
 // SDM 30.4.2 Virtualizing Reads from the APIC-Access Page
 fn read_is_virtualized(cpu: &Cpu, offset: u64, size: usize) -> bool {
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     if !controls.tpr_shadow() || size > 4 || !in_slot(offset, size) {
         return false;
     }
     // The operation has virtualized a write before.
-    if matches!(cpu.vmx.trap, Some(Trap::ApicWriteEmulation(_))) {
+    if matches!(cpu.vmx.guest.trap, Some(Trap::ApicWriteEmulation(_))) {
         return false;
     }
     match offset {
@@ -95,11 +95,11 @@ fn read_is_virtualized(cpu: &Cpu, offset: u64, size: usize) -> bool {
 
 // SDM 30.4.3.1 Determining Whether a Write Access is Virtualized
 fn write_is_virtualized(cpu: &Cpu, offset: u64, size: usize) -> bool {
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     if !controls.tpr_shadow() || size > 4 || !in_slot(offset, size) {
         return false;
     }
-    if let Some(Trap::ApicWriteEmulation(earlier)) = cpu.vmx.trap
+    if let Some(Trap::ApicWriteEmulation(earlier)) = cpu.vmx.guest.trap
         && earlier != (VirtualizedWrite { offset, size })
     {
         return false;
@@ -165,7 +165,7 @@ pub fn apic_access_write(
         return Err(access_exit(cpu, offset, Type::LinearWrite, linear));
     }
     cpu.virtual_apic_page().write_bytes(offset, size, value);
-    cpu.vmx.trap = Some(Trap::ApicWriteEmulation(VirtualizedWrite { offset, size }));
+    cpu.vmx.guest.trap = Some(Trap::ApicWriteEmulation(VirtualizedWrite { offset, size }));
     cpu.look_at_events();
     Ok(())
 }
@@ -182,13 +182,13 @@ pub(super) fn paging_structure_exit(cpu: &mut Cpu, offset: u64) -> Raised {
 
 /// The APIC-write exit for a page offset; trap-like (SDM 30.4.3.3).
 pub(super) fn apic_write_exit(cpu: &mut Cpu, offset: u64) {
-    cpu.vmx.trap = Some(Trap::Exit(VmExit::qualified(ExitReason::ApicWrite, offset)));
+    cpu.vmx.guest.trap = Some(Trap::Exit(VmExit::qualified(ExitReason::ApicWrite, offset)));
     cpu.look_at_events();
 }
 
 // SDM 30.4.3.2 APIC-Write Emulation
 pub(super) fn emulate_write(cpu: &mut Cpu, offset: u64) {
-    let delivery = cpu.vmx.controls.virtual_interrupt_delivery();
+    let delivery = cpu.vmx.guest.controls.virtual_interrupt_delivery();
     match offset {
         0x080 => {
             let mut page = cpu.virtual_apic_page();

@@ -28,7 +28,7 @@ impl Cpu {
     pub(super) fn virtual_apic_page(&self) -> VirtualApicPage<'_> {
         VirtualApicPage {
             ram: &self.ram,
-            page: self.ram.offset(self.vmx.controls.virtual_apic),
+            page: self.ram.offset(self.vmx.guest.controls.virtual_apic),
         }
     }
 }
@@ -113,7 +113,7 @@ impl VirtualInterrupts {
 /// What VM entry does for APIC virtualization (SDM 26.3.2.5 Updating non-register state, 26.7.7
 /// VM entries and the TPR threshold).
 pub fn after_entry(cpu: &mut Cpu) {
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     if !controls.tpr_shadow() {
         return;
     }
@@ -128,15 +128,15 @@ pub fn after_entry(cpu: &mut Cpu) {
 /// A TPR-below-threshold exit becomes due if VTPR[7:4] is below the threshold.
 fn check_threshold(cpu: &mut Cpu) {
     let priority = cpu.virtual_apic_page().task_priority();
-    if u32::from(priority >> 4) < cpu.vmx.controls.tpr_threshold & 15 {
-        cpu.vmx.trap = Some(Trap::Exit(VmExit::new(ExitReason::TprBelowThreshold)));
+    if u32::from(priority >> 4) < cpu.vmx.guest.controls.tpr_threshold & 15 {
+        cpu.vmx.guest.trap = Some(Trap::Exit(VmExit::new(ExitReason::TprBelowThreshold)));
         cpu.look_at_events();
     }
 }
 
 // SDM 30.1.2 TPR Virtualization
 pub(super) fn virtualize_task_priority(cpu: &mut Cpu) {
-    if cpu.vmx.controls.virtual_interrupt_delivery() {
+    if cpu.vmx.guest.controls.virtual_interrupt_delivery() {
         virtualize_processor_priority(cpu);
         evaluate(cpu);
     } else {
@@ -146,7 +146,7 @@ pub(super) fn virtualize_task_priority(cpu: &mut Cpu) {
 
 // SDM 30.1.3 PPR Virtualization
 fn virtualize_processor_priority(cpu: &mut Cpu) {
-    let servicing = cpu.vmx.virtual_interrupts.servicing;
+    let servicing = cpu.vmx.guest.virtual_interrupts.servicing;
     let mut page = cpu.virtual_apic_page();
     let priority = processor_priority(page.task_priority(), servicing);
     page.write(apic_register::PROCESSOR_PRIORITY, u32::from(priority));
@@ -154,14 +154,14 @@ fn virtualize_processor_priority(cpu: &mut Cpu) {
 
 // SDM 30.1.4 EOI Virtualization
 pub(super) fn virtualize_end_of_interrupt(cpu: &mut Cpu) {
-    let vector = cpu.vmx.virtual_interrupts.servicing;
+    let vector = cpu.vmx.guest.virtual_interrupts.servicing;
     cpu.counters.eois_virtualized += 1;
     let mut page = cpu.virtual_apic_page();
     clear_vector(&mut page, VectorBank::InService, vector);
     let next = highest_vector(&page, VectorBank::InService).unwrap_or(0);
-    cpu.vmx.virtual_interrupts.servicing = next;
+    cpu.vmx.guest.virtual_interrupts.servicing = next;
     virtualize_processor_priority(cpu);
-    let [a, b, c, d] = cpu.vmx.controls.eoi_exit_bitmap;
+    let [a, b, c, d] = cpu.vmx.guest.controls.eoi_exit_bitmap;
     let word = match vector >> 6 {
         0 => a,
         1 => b,
@@ -169,7 +169,7 @@ pub(super) fn virtualize_end_of_interrupt(cpu: &mut Cpu) {
         _ => d,
     };
     if word >> (vector & 63) & 1 != 0 {
-        cpu.vmx.trap = Some(Trap::Exit(VmExit::qualified(
+        cpu.vmx.guest.trap = Some(Trap::Exit(VmExit::qualified(
             ExitReason::VirtualizedEoi,
             u64::from(vector),
         )));
@@ -190,7 +190,7 @@ pub(super) fn virtualize_self_ipi(cpu: &mut Cpu, vector: u8) {
 
 /// RVI := max(RVI, `vector`).
 pub(super) fn request(cpu: &mut Cpu, vector: u8) {
-    let interrupts = &mut cpu.vmx.virtual_interrupts;
+    let interrupts = &mut cpu.vmx.guest.virtual_interrupts;
     interrupts.requesting = interrupts.requesting.max(vector);
 }
 
@@ -199,8 +199,12 @@ pub(super) fn evaluate(cpu: &mut Cpu) {
     let priority = cpu
         .virtual_apic_page()
         .read(apic_register::PROCESSOR_PRIORITY) as u8;
-    let window = cpu.vmx.controls.primary(primary::INTERRUPT_WINDOW_EXITING);
-    let interrupts = &mut cpu.vmx.virtual_interrupts;
+    let window = cpu
+        .vmx
+        .guest
+        .controls
+        .primary(primary::INTERRUPT_WINDOW_EXITING);
+    let interrupts = &mut cpu.vmx.guest.virtual_interrupts;
     interrupts.recognized = !window && interrupts.requesting >> 4 > priority >> 4;
     if interrupts.recognized {
         cpu.look_at_events();
@@ -210,7 +214,7 @@ pub(super) fn evaluate(cpu: &mut Cpu) {
 /// Whether a recognized virtual interrupt can be delivered now (SDM 30.2.2): RFLAGS.IF, no
 /// blocking, and an activity state that it ends.
 pub(super) fn deliverable(cpu: &Cpu) -> bool {
-    cpu.vmx.virtual_interrupts.recognized
+    cpu.vmx.guest.virtual_interrupts.recognized
         && cpu.system_flags & rflags::IF != 0
         && cpu.inhibit == Inhibit::None
         && matches!(cpu.activity, Activity::Active | Activity::Halted)
@@ -218,13 +222,13 @@ pub(super) fn deliverable(cpu: &Cpu) -> bool {
 
 // SDM 30.2.2 Virtual-Interrupt Delivery
 pub(super) fn deliver(cpu: &mut Cpu) {
-    let vector = cpu.vmx.virtual_interrupts.requesting;
+    let vector = cpu.vmx.guest.virtual_interrupts.requesting;
     let mut page = cpu.virtual_apic_page();
     set_vector(&mut page, VectorBank::InService, vector);
     page.write(apic_register::PROCESSOR_PRIORITY, u32::from(vector & 0xf0));
     clear_vector(&mut page, VectorBank::InterruptRequest, vector);
     let next = highest_vector(&page, VectorBank::InterruptRequest).unwrap_or(0);
-    cpu.vmx.virtual_interrupts = VirtualInterrupts {
+    cpu.vmx.guest.virtual_interrupts = VirtualInterrupts {
         requesting: next,
         servicing: vector,
         recognized: false,

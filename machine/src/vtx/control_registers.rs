@@ -23,7 +23,7 @@ fn control_register_exit(cpu: &mut Cpu, number: u64, kind: u64, rest: u64) -> Ra
 #[inline]
 pub fn visible_cr0(cpu: &Cpu) -> u64 {
     if cpu.vmx.non_root {
-        let c = &cpu.vmx.controls;
+        let c = &cpu.vmx.guest.controls;
         cpu.cr0 & !c.cr0_mask | c.cr0_shadow & c.cr0_mask
     } else {
         cpu.cr0
@@ -34,7 +34,7 @@ pub fn visible_cr0(cpu: &Cpu) -> u64 {
 #[inline]
 pub fn visible_cr4(cpu: &Cpu) -> u64 {
     if cpu.vmx.non_root {
-        let c = &cpu.vmx.controls;
+        let c = &cpu.vmx.guest.controls;
         cpu.cr4 & !c.cr4_mask | c.cr4_shadow & c.cr4_mask
     } else {
         cpu.cr4
@@ -46,7 +46,7 @@ pub fn write_cr0(cpu: &mut Cpu, value: u64, register: u8) -> Result<u64, Raised>
     if !cpu.vmx.non_root {
         return Ok(value);
     }
-    let c = &cpu.vmx.controls;
+    let c = &cpu.vmx.guest.controls;
     if (value ^ c.cr0_shadow) & c.cr0_mask != 0 {
         return Err(control_register_exit(
             cpu,
@@ -63,7 +63,7 @@ pub fn write_cr4(cpu: &mut Cpu, value: u64, register: u8) -> Result<u64, Raised>
     if !cpu.vmx.non_root {
         return Ok(value);
     }
-    let c = &cpu.vmx.controls;
+    let c = &cpu.vmx.guest.controls;
     if (value ^ c.cr4_shadow) & c.cr4_mask != 0 {
         return Err(control_register_exit(
             cpu,
@@ -77,7 +77,7 @@ pub fn write_cr4(cpu: &mut Cpu, value: u64, register: u8) -> Result<u64, Raised>
 
 /// MOV of `value` to CR3.
 pub fn write_cr3(cpu: &mut Cpu, value: u64, register: u8) -> Result<(), Raised> {
-    let c = &cpu.vmx.controls;
+    let c = &cpu.vmx.guest.controls;
     if !cpu.vmx.non_root || !c.primary(primary::CR3_LOAD_EXITING) {
         return Ok(());
     }
@@ -99,7 +99,7 @@ pub fn write_cr3(cpu: &mut Cpu, value: u64, register: u8) -> Result<(), Raised> 
 
 /// MOV from CR3.
 pub fn read_cr3(cpu: &mut Cpu, register: u8) -> Result<(), Raised> {
-    if cpu.vmx.non_root && cpu.vmx.controls.primary(primary::CR3_STORE_EXITING) {
+    if cpu.vmx.non_root && cpu.vmx.guest.controls.primary(primary::CR3_STORE_EXITING) {
         return Err(control_register_exit(
             cpu,
             3,
@@ -115,7 +115,7 @@ pub fn write_cr8(cpu: &mut Cpu, value: u64, register: u8) -> Result<bool, Raised
     if !cpu.vmx.non_root {
         return Ok(false);
     }
-    if cpu.vmx.controls.primary(primary::CR8_LOAD_EXITING) {
+    if cpu.vmx.guest.controls.primary(primary::CR8_LOAD_EXITING) {
         return Err(control_register_exit(
             cpu,
             8,
@@ -123,7 +123,7 @@ pub fn write_cr8(cpu: &mut Cpu, value: u64, register: u8) -> Result<bool, Raised
             u64::from(register & 15) << 8,
         ));
     }
-    if !cpu.vmx.controls.tpr_shadow() {
+    if !cpu.vmx.guest.controls.tpr_shadow() {
         return Ok(false);
     }
     if value & !15 != 0 {
@@ -139,7 +139,7 @@ pub fn read_cr8(cpu: &mut Cpu, register: u8) -> Result<Option<u64>, Raised> {
     if !cpu.vmx.non_root {
         return Ok(None);
     }
-    if cpu.vmx.controls.primary(primary::CR8_STORE_EXITING) {
+    if cpu.vmx.guest.controls.primary(primary::CR8_STORE_EXITING) {
         return Err(control_register_exit(
             cpu,
             8,
@@ -147,7 +147,7 @@ pub fn read_cr8(cpu: &mut Cpu, register: u8) -> Result<Option<u64>, Raised> {
             u64::from(register & 15) << 8,
         ));
     }
-    if !cpu.vmx.controls.tpr_shadow() {
+    if !cpu.vmx.guest.controls.tpr_shadow() {
         return Ok(None);
     }
     Ok(Some(cpu.virtual_apic_page().read_bytes(0x080, 1) >> 4))
@@ -155,10 +155,10 @@ pub fn read_cr8(cpu: &mut Cpu, register: u8) -> Result<Option<u64>, Raised> {
 
 /// CLTS: false if CR0.TS is the host's and stays.
 pub fn clear_task_switched(cpu: &mut Cpu) -> Result<bool, Raised> {
-    if !cpu.vmx.non_root || cpu.vmx.controls.cr0_mask & cr0::TS == 0 {
+    if !cpu.vmx.non_root || cpu.vmx.guest.controls.cr0_mask & cr0::TS == 0 {
         return Ok(true);
     }
-    if cpu.vmx.controls.cr0_shadow & cr0::TS != 0 {
+    if cpu.vmx.guest.controls.cr0_shadow & cr0::TS != 0 {
         return Err(control_register_exit(cpu, 0, CLTS, 0));
     }
     Ok(false)
@@ -186,14 +186,14 @@ pub fn load_machine_status_word(
     if !cpu.vmx.non_root {
         return Ok(wanted);
     }
-    let c = &cpu.vmx.controls;
+    let c = &cpu.vmx.guest.controls;
     let sets_pe = c.cr0_mask & cr0::PE & source_bits & !c.cr0_shadow != 0;
     let others = (source_bits ^ c.cr0_shadow) & c.cr0_mask & (STATUS & !cr0::PE) != 0;
     if sets_pe || others {
         let memory = match operand {
             LmswOperand::Register => 0,
             LmswOperand::Memory(linear) => {
-                cpu.vmx.guest_linear = linear;
+                cpu.vmx.guest.linear_address = linear;
                 1 << 6
             }
         };
@@ -213,7 +213,7 @@ pub fn permits_cr0(cpu: &Cpu, value: u64) -> bool {
         return true;
     }
     let mut fixed = capabilities::CR0_FIXED_0;
-    if cpu.vmx.non_root && cpu.vmx.controls.unrestricted_guest() {
+    if cpu.vmx.non_root && cpu.vmx.guest.controls.unrestricted_guest() {
         fixed &= !(cr0::PE | cr0::PG);
     }
     value & fixed == fixed && value & !capabilities::CR0_FIXED_1 == 0

@@ -5,7 +5,7 @@ use arch::{
     exit::ExitReason,
     interruption::{InterruptionInformation, InterruptionType},
     vmcs::{self, Field16, Field32, FieldNatural, instruction_error},
-    vmx_control::{entry as entry_control, primary, secondary},
+    vmx_control::{entry as entry_control, primary},
 };
 
 use super::{
@@ -13,7 +13,8 @@ use super::{
     controls::Controls,
     entry_checks::{self, Violation, guest_state::interruptibility},
     exit::{self, SEGMENTS},
-    msr_areas, pause_loop, preemption_timer,
+    guest::Guest,
+    msr_areas,
     vmcs::{LaunchState, set_launch_state},
     vpid,
 };
@@ -40,14 +41,18 @@ pub fn enter(cpu: &mut Cpu) -> Result<(), u32> {
         cpu.vmx.last_violation = Some(violation);
         return Err(instruction_error::ENTRY_INVALID_HOST_STATE);
     }
-    cpu.vmx.controls = controls;
     // SDM 26.3.1.5, 26.8: from here on failure loads the host state.
+    vpid::before_entry(cpu);
     if let Err(violation) = entry_checks::guest_state::check(cpu, region, &controls) {
-        exit::entry_failure(cpu, ExitReason::EntryFailureGuestState, violation);
+        exit::entry_failure(
+            cpu,
+            &controls,
+            ExitReason::EntryFailureGuestState,
+            violation,
+        );
         return Ok(());
     }
     let was_nmi_blocked = cpu.nmi_blocked;
-    vpid::before_entry(cpu);
     load_guest_state(cpu, &controls);
     if let Err(entry) = msr_areas::load_on_entry(cpu) {
         cpu.nmi_blocked = was_nmi_blocked;
@@ -55,24 +60,25 @@ pub fn enter(cpu: &mut Cpu) -> Result<(), u32> {
             rule: "the VM-entry MSR-load area loads",
             qualification: entry,
         };
-        exit::entry_failure(cpu, ExitReason::EntryFailureMsrLoading, violation);
+        exit::entry_failure(
+            cpu,
+            &controls,
+            ExitReason::EntryFailureMsrLoading,
+            violation,
+        );
         return Ok(());
     }
     set_launch_state(&cpu.ram, region, LaunchState::Launched);
-    cpu.vmx.non_root = true;
-    cpu.vmx.ept_in_use = controls.ept();
-    cpu.vmx.apic_access_in_use = controls.virtualize_apic_accesses();
-    cpu.vmx.entry_instructions = cpu.instructions;
+    let guest = Guest::of_current(cpu, controls);
+    cpu.vmx.enter(guest);
     vpid::enter(cpu);
     cpu.counters.entries += 1;
     cpu.trace(Event::Entry { rip: cpu.rip() });
-    preemption_timer::start(cpu);
-    pause_loop::forget(cpu);
+    if cpu.vmx.guest.preemption_timer.is_running() {
+        cpu.heed_timer();
+    }
     apic_virtualization::after_entry(cpu);
     inject(cpu);
-    // SDM 26.5.2 (25.5.2): the monitor trap flag is looked at after the next instruction.
-    cpu.vmx.single_step_in_root = cpu.single_step;
-    cpu.single_step |= controls.primary(primary::MONITOR_TRAP_FLAG);
     cpu.look_at_events();
     Ok(())
 }
@@ -178,15 +184,7 @@ fn load_non_register_state(cpu: &mut Cpu, c: &Controls) {
     };
     cpu.inhibit_expires = false;
     cpu.resume_expires = false;
-    let nmi = blocking & interruptibility::NMI != 0;
-    cpu.nmi_blocked = nmi && !c.virtual_nmis();
-    cpu.vmx.virtual_nmi_blocked = nmi && c.virtual_nmis();
-    cpu.vmx.pending_debug = cpu.vmcs(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS);
-    if c.secondary(secondary::VIRTUAL_INTERRUPT_DELIVERY) {
-        cpu.vmx.virtual_interrupts = apic_virtualization::VirtualInterrupts::from_status(
-            cpu.vmcs(vmcs::GUEST_INTERRUPT_STATUS),
-        );
-    }
+    cpu.nmi_blocked = blocking & interruptibility::NMI != 0 && !c.virtual_nmis();
 }
 
 // SDM 26.6 Event Injection
@@ -206,7 +204,7 @@ fn inject(cpu: &mut Cpu) {
         InterruptionType::SoftwareException => Source::SoftwareException,
         // SDM 26.6.2 Injection of Pending MTF VM Exits
         InterruptionType::Other | InterruptionType::Reserved => {
-            cpu.vmx.monitor_trap_pending = true;
+            cpu.vmx.guest.monitor_trap_pending = true;
             return;
         }
     };
@@ -215,7 +213,7 @@ fn inject(cpu: &mut Cpu) {
     if source.is_software() {
         cpu.set_rip(cpu.instruction_start.wrapping_add(length));
     }
-    cpu.vmx.injecting = true;
+    cpu.vmx.guest.injecting = true;
     cpu.deliver_event(Exception {
         vector,
         error_code: information
@@ -229,9 +227,9 @@ fn inject(cpu: &mut Cpu) {
         },
         source,
     });
-    cpu.vmx.injecting = false;
-    if cpu.vmx.non_root && cpu.vmx.controls.primary(primary::MONITOR_TRAP_FLAG) {
+    cpu.vmx.guest.injecting = false;
+    if cpu.vmx.non_root && cpu.vmx.guest.controls.primary(primary::MONITOR_TRAP_FLAG) {
         // SDM 25.5.2: due before the handler's first instruction.
-        cpu.vmx.monitor_trap_pending = true;
+        cpu.vmx.guest.monitor_trap_pending = true;
     }
 }

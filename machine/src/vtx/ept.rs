@@ -97,7 +97,7 @@ pub fn translate(
     access: Access,
     purpose: GuestPhysicalAccess,
 ) -> Result<HostPhysical, Raised> {
-    if !cpu.vmx.ept_in_use {
+    if !cpu.vmx.guest.controls.ept() {
         return Ok(HostPhysical {
             physical: guest_physical,
             read: true,
@@ -114,7 +114,7 @@ fn translate_by_ept(
     access: Access,
     purpose: GuestPhysicalAccess,
 ) -> Result<HostPhysical, Raised> {
-    let ept_pointer = cpu.vmx.controls.ept_pointer;
+    let ept_pointer = cpu.vmx.guest.controls.ept_pointer;
     // SDM 28.3.5: with accessed and dirty flags, accesses to paging-structure entries count as
     // writes.
     let flags_in_use = ept_pointer & ACCESSED_DIRTY != 0;
@@ -166,7 +166,7 @@ fn execute_right(cpu: &Cpu, purpose: GuestPhysicalAccess) -> u64 {
         GuestPhysicalAccess::Operand {
             mode: LinearMode::User,
             ..
-        } if cpu.vmx.controls.mode_based_execute() => EXECUTE_USER,
+        } if cpu.vmx.guest.controls.mode_based_execute() => EXECUTE_USER,
         _ => EXECUTE,
     }
 }
@@ -194,7 +194,7 @@ fn walk(
     needed: u64,
     purpose: GuestPhysicalAccess,
 ) -> Result<(u64, u64), Raised> {
-    let ept_pointer = cpu.vmx.controls.ept_pointer;
+    let ept_pointer = cpu.vmx.guest.controls.ept_pointer;
     let flags_in_use = ept_pointer & ACCESSED_DIRTY != 0;
     // SDM 28.3.2: guest-physical addresses beyond 48 bits cannot be translated by four levels.
     if guest_physical >> 48 != 0 {
@@ -207,7 +207,7 @@ fn walk(
         return Err(violation(cpu, found, purpose));
     }
     let mut table = ept_pointer & ADDRESS;
-    let present = if cpu.vmx.controls.mode_based_execute() {
+    let present = if cpu.vmx.guest.controls.mode_based_execute() {
         RIGHTS
     } else {
         RIGHTS & !EXECUTE_USER
@@ -351,8 +351,8 @@ fn violation(cpu: &mut Cpu, prevented: Prevented, purpose: GuestPhysicalAccess) 
     let rights = (permitted & 7) << 3 | (permitted & EXECUTE_USER) >> 4;
     let access = needed & 7 | (needed & EXECUTE_USER) >> 8;
     let qualification = access | rights | validity;
-    cpu.vmx.guest_linear = linear;
-    cpu.vmx.guest_physical = guest_physical;
+    cpu.vmx.guest.linear_address = linear;
+    cpu.vmx.guest.physical_address = guest_physical;
     if entry & SUPPRESS_EXCEPTION == 0
         && let Some(raised) = virtualization_exception::convert(cpu, qualification)
     {
@@ -379,7 +379,7 @@ pub fn note_read(cpu: &mut Cpu) {
 
 #[cold]
 fn misconfiguration(cpu: &mut Cpu, guest_physical: u64, purpose: GuestPhysicalAccess) -> Raised {
-    cpu.vmx.guest_linear = linear_of(purpose).0;
-    cpu.vmx.guest_physical = guest_physical;
+    cpu.vmx.guest.linear_address = linear_of(purpose).0;
+    cpu.vmx.guest.physical_address = guest_physical;
     cpu.vm_exit(VmExit::qualified(ExitReason::EptMisconfiguration, 0))
 }

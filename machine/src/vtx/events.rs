@@ -32,7 +32,7 @@ pub enum Processed {
 /// Completes the last instruction: emulation of its virtualized APIC write, or a trap-like exit.
 /// Both come before every other event (SDM 30.4.3.2).
 pub fn complete_instruction(cpu: &mut Cpu) {
-    while let Some(trap) = cpu.vmx.trap.take() {
+    while let Some(trap) = cpu.vmx.guest.trap.take() {
         match trap {
             Trap::ApicWriteEmulation(write) => apic_access::emulate_write(cpu, write.offset),
             Trap::Exit(due) => exit(cpu, due),
@@ -43,11 +43,11 @@ pub fn complete_instruction(cpu: &mut Cpu) {
 /// The same where a debug trap is due with these bits of DR6, which a VM exit leaves to the guest-state
 /// area (SDM 27.3.4). False if the guest was left.
 pub fn complete_before_trap(cpu: &mut Cpu, due: u64) -> bool {
-    let before = cpu.vmx.pending_debug;
-    cpu.vmx.pending_debug |= pending_debug::from_debug_status(due);
+    let before = cpu.vmx.guest.pending_debug;
+    cpu.vmx.guest.pending_debug |= pending_debug::from_debug_status(due);
     complete_instruction(cpu);
     if cpu.vmx.non_root {
-        cpu.vmx.pending_debug = before;
+        cpu.vmx.guest.pending_debug = before;
     }
     cpu.vmx.non_root
 }
@@ -55,7 +55,7 @@ pub fn complete_before_trap(cpu: &mut Cpu, due: u64) -> bool {
 /// Takes the debug exceptions that VM entry loaded and a MOV SS held back so far, as the bits of DR6 that
 /// they set together with those of the instruction that has ended (SDM 26.7.3).
 pub fn take_pending_debug(cpu: &mut Cpu) -> u64 {
-    let pending = std::mem::take(&mut cpu.vmx.pending_debug);
+    let pending = std::mem::take(&mut cpu.vmx.guest.pending_debug);
     pending & (pending_debug::BREAKPOINTS | pending_debug::SINGLE_STEP)
 }
 
@@ -65,7 +65,7 @@ pub fn leave_before_trap(cpu: &mut Cpu, due: u64) -> bool {
     let Some(exit_first) = due_exit(cpu) else {
         return false;
     };
-    cpu.vmx.pending_debug = pending_debug::from_debug_status(due);
+    cpu.vmx.guest.pending_debug = pending_debug::from_debug_status(due);
     exit(cpu, exit_first);
     true
 }
@@ -83,7 +83,11 @@ pub fn process(cpu: &mut Cpu) -> Processed {
     if debug_exception(cpu) || non_maskable_interrupt(cpu) {
         return Processed::Something;
     }
-    let window = cpu.vmx.controls.primary(primary::INTERRUPT_WINDOW_EXITING);
+    let window = cpu
+        .vmx
+        .guest
+        .controls
+        .primary(primary::INTERRUPT_WINDOW_EXITING);
     if window && interruptible(cpu) && awake_or_halted(cpu) {
         exit(cpu, VmExit::new(ExitReason::InterruptWindow));
         return Processed::Something;
@@ -121,9 +125,9 @@ fn due_exit(cpu: &mut Cpu) -> Option<VmExit> {
     if waiting {
         return None;
     }
-    let stepped = cpu.vmx.controls.primary(primary::MONITOR_TRAP_FLAG)
-        && cpu.instructions != cpu.vmx.entry_instructions;
-    if stepped || cpu.vmx.monitor_trap_pending {
+    let stepped = cpu.vmx.guest.controls.primary(primary::MONITOR_TRAP_FLAG)
+        && cpu.instructions != cpu.vmx.guest.entry_instructions;
+    if stepped || cpu.vmx.guest.monitor_trap_pending {
         return Some(VmExit::new(ExitReason::MonitorTrapFlag));
     }
     None
@@ -131,14 +135,14 @@ fn due_exit(cpu: &mut Cpu) -> Option<VmExit> {
 
 /// Pending debug exceptions that VM entry loaded (SDM 26.7.3).
 fn debug_exception(cpu: &mut Cpu) -> bool {
-    let pending = cpu.vmx.pending_debug;
+    let pending = cpu.vmx.guest.pending_debug;
     if pending & (pending_debug::ENABLED_BREAKPOINT | pending_debug::SINGLE_STEP) == 0
         || cpu.inhibit == Inhibit::MovSs
         || !awake_or_halted(cpu)
     {
         return false;
     }
-    cpu.vmx.pending_debug = 0;
+    cpu.vmx.guest.pending_debug = 0;
     cpu.instruction_start = cpu.rip();
     cpu.deliver_event(Exception {
         vector: exception::DEBUG,
@@ -154,13 +158,19 @@ fn non_maskable_interrupt(cpu: &mut Cpu) -> bool {
     if cpu.activity == Activity::WaitForStartUp {
         return false;
     }
-    if cpu.vmx.preemption_timer.is_running() && cpu.vmx.preemption_timer.expired(cpu.now()) {
+    if cpu.vmx.guest.preemption_timer.is_running()
+        && cpu.vmx.guest.preemption_timer.expired(cpu.now())
+    {
         exit(cpu, VmExit::new(ExitReason::PreemptionTimer));
         return true;
     }
     let blocked_by_instruction = cpu.inhibit != Inhibit::None;
-    let window = cpu.vmx.controls.primary(primary::NMI_WINDOW_EXITING);
-    if window && !cpu.vmx.virtual_nmi_blocked && !blocked_by_instruction && awake_or_halted(cpu) {
+    let window = cpu.vmx.guest.controls.primary(primary::NMI_WINDOW_EXITING);
+    if window
+        && !cpu.vmx.guest.virtual_nmi_blocked
+        && !blocked_by_instruction
+        && awake_or_halted(cpu)
+    {
         exit(cpu, VmExit::new(ExitReason::NmiWindow));
         return true;
     }
@@ -168,7 +178,7 @@ fn non_maskable_interrupt(cpu: &mut Cpu) -> bool {
         return false;
     }
     cpu.nmi_pending.take();
-    if cpu.vmx.controls.pin(pin::NMI_EXITING) {
+    if cpu.vmx.guest.controls.pin(pin::NMI_EXITING) {
         let information = InterruptionInformation::new(
             exception::NON_MASKABLE_INTERRUPT,
             InterruptionType::NonMaskable,
@@ -197,7 +207,7 @@ fn external_interrupt(cpu: &mut Cpu) -> Processed {
     let Some(source) = cpu.deliverable_interrupt() else {
         return Processed::Nothing;
     };
-    let controls = cpu.vmx.controls;
+    let controls = cpu.vmx.guest.controls;
     if !controls.pin(pin::EXTERNAL_INTERRUPT_EXITING) {
         if !interruptible(cpu) {
             return Processed::Nothing;

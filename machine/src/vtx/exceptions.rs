@@ -14,7 +14,8 @@ use crate::cpu::{
 
 /// Leaves the guest if `event`, about to be delivered, is intercepted; true if so.
 pub fn intercept(cpu: &mut Cpu, event: &Exception) -> bool {
-    if !cpu.vmx.non_root || std::mem::take(&mut cpu.vmx.injecting) || !intercepts(cpu, event) {
+    if !cpu.vmx.non_root || std::mem::take(&mut cpu.vmx.guest.injecting) || !intercepts(cpu, event)
+    {
         return false;
     }
     if event.source.is_software() {
@@ -36,7 +37,7 @@ pub fn intercept(cpu: &mut Cpu, event: &Exception) -> bool {
 }
 
 fn intercepts(cpu: &Cpu, event: &Exception) -> bool {
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     let bit = controls.exception_bitmap >> (event.vector & 31) & 1 != 0;
     match event.source {
         // NMIs and external interrupts have controls of their own; INT n has none.

@@ -11,6 +11,7 @@ use arch::{
 
 use super::{
     VmExit,
+    controls::Controls,
     entry_checks::{
         Violation,
         guest_state::{interruptibility, pending_debug},
@@ -37,7 +38,9 @@ pub fn exit(cpu: &mut Cpu, exit: VmExit) {
     }
     let rip = cpu.rip();
     cpu.counters.count_exit(exit.reason);
-    cpu.counters.guest_instructions += cpu.instructions.wrapping_sub(cpu.vmx.entry_instructions);
+    cpu.counters.guest_instructions += cpu
+        .instructions
+        .wrapping_sub(cpu.vmx.guest.entry_instructions);
     cpu.trace(Event::Exit {
         reason: exit.reason,
         qualification: exit.qualification,
@@ -48,11 +51,11 @@ pub fn exit(cpu: &mut Cpu, exit: VmExit) {
     save_guest_state(cpu, &exit);
     let stored = msr_areas::store_on_exit(cpu);
     vpid::leave(cpu);
-    leave_non_root(cpu);
+    let controls = leave_non_root(cpu);
     if let Err(code) = stored {
         return abort(cpu, code);
     }
-    load_host(cpu);
+    load_host(cpu, &controls);
     if exit.reason == ExitReason::ExceptionOrNmi
         && InterruptionInformation(exit.interruption.0).interruption_type()
             == InterruptionType::NonMaskable
@@ -65,7 +68,7 @@ pub fn exit(cpu: &mut Cpu, exit: VmExit) {
 /// Marks an exit that an IRET caused after it ended the blocking of NMIs (SDM 27.2.3).
 fn with_nmi_unblocking(cpu: &Cpu, exit: VmExit) -> VmExit {
     const UNBLOCKED: u32 = InterruptionInformation::NMI_UNBLOCKING;
-    if cpu.vmx.nmi_unblocked_by != Some(cpu.instructions) || cpu.delivering.is_some() {
+    if cpu.vmx.guest.nmi_unblocked_by != Some(cpu.instructions) || cpu.delivering.is_some() {
         return exit;
     }
     match exit.reason {
@@ -83,7 +86,12 @@ fn with_nmi_unblocking(cpu: &Cpu, exit: VmExit) -> VmExit {
 
 /// VM entry fails after its first checks (SDM 26.8 VM-entry failures during or after loading guest
 /// state).
-pub fn entry_failure(cpu: &mut Cpu, reason: ExitReason, violation: Violation) {
+pub(super) fn entry_failure(
+    cpu: &mut Cpu,
+    controls: &Controls,
+    reason: ExitReason,
+    violation: Violation,
+) {
     cpu.counters.count_exit(reason);
     cpu.trace(Event::Exit {
         reason,
@@ -93,30 +101,22 @@ pub fn entry_failure(cpu: &mut Cpu, reason: ExitReason, violation: Violation) {
     cpu.vmx.last_violation = Some(violation);
     cpu.set_vmcs(vmcs::EXIT_REASON, reason as u32 | ENTRY_FAILURE);
     cpu.set_vmcs(vmcs::EXIT_QUALIFICATION, violation.qualification);
-    leave_non_root(cpu);
-    load_host(cpu);
+    load_host(cpu, controls);
 }
 
-fn leave_non_root(cpu: &mut Cpu) {
-    let vmx = &mut cpu.vmx;
-    vmx.non_root = false;
-    vmx.ept_in_use = false;
-    vmx.apic_access_in_use = false;
-    // SDM 30.4.3.2: an exit before the emulation of a virtualized write voids it.
-    vmx.trap = None;
-    vmx.monitor_trap_pending = false;
-    vmx.pending_debug = 0;
-    vmx.injecting = false;
-    vmx.preemption_timer.stop();
-    cpu.single_step = vmx.single_step_in_root;
+/// Nothing of the guest stays but what was saved; gives the controls that it was left by.
+fn leave_non_root(cpu: &mut Cpu) -> Controls {
+    // A host whose RIP is the guest's is not between its iterations.
+    cpu.paused_iteration = None;
+    cpu.vmx.leave()
 }
 
 // SDM 27.2 Recording VM-Exit Information and Updating VM-Entry Control Fields
 fn record(cpu: &mut Cpu, exit: &VmExit) {
     cpu.set_vmcs(vmcs::EXIT_REASON, exit.reason as u32);
     cpu.set_vmcs(vmcs::EXIT_QUALIFICATION, exit.qualification);
-    cpu.set_vmcs(vmcs::GUEST_LINEAR_ADDRESS, cpu.vmx.guest_linear);
-    cpu.set_vmcs(vmcs::GUEST_PHYSICAL_ADDRESS, cpu.vmx.guest_physical);
+    cpu.set_vmcs(vmcs::GUEST_LINEAR_ADDRESS, cpu.vmx.guest.linear_address);
+    cpu.set_vmcs(vmcs::GUEST_PHYSICAL_ADDRESS, cpu.vmx.guest.physical_address);
     cpu.set_vmcs(vmcs::EXIT_INTERRUPTION_INFORMATION, exit.interruption.0);
     cpu.set_vmcs(vmcs::EXIT_INTERRUPTION_ERROR_CODE, exit.interruption.1);
     cpu.set_vmcs(
@@ -223,7 +223,7 @@ fn save_guest_state(cpu: &mut Cpu, exit: &VmExit) {
     cpu.set_vmcs(vmcs::GUEST_CR0, cpu.cr0);
     cpu.set_vmcs(vmcs::GUEST_CR3, cpu.cr3);
     cpu.set_vmcs(vmcs::GUEST_CR4, cpu.cr4);
-    let controls = cpu.vmx.controls;
+    let controls = cpu.vmx.guest.controls;
     if controls.exit(exit_control::SAVE_DEBUG_CONTROLS) {
         cpu.set_vmcs(vmcs::GUEST_DR7, cpu.dr[7]);
         cpu.set_vmcs(vmcs::GUEST_DEBUGCTL, cpu.msrs.debugctl);
@@ -303,7 +303,7 @@ fn save_segment(
 
 // SDM 27.3.4 Saving Non-Register State
 fn save_non_register_state(cpu: &mut Cpu) {
-    let controls = cpu.vmx.controls;
+    let controls = cpu.vmx.guest.controls;
     let activity = match cpu.activity {
         Activity::Active => 0,
         // SDM 24.4.2: the field never reflects the state in MWAIT.
@@ -314,7 +314,7 @@ fn save_non_register_state(cpu: &mut Cpu) {
     };
     cpu.set_vmcs(vmcs::GUEST_ACTIVITY_STATE, activity);
     let blocked = if controls.virtual_nmis() {
-        cpu.vmx.virtual_nmi_blocked
+        cpu.vmx.guest.virtual_nmi_blocked
     } else {
         cpu.nmi_blocked
     };
@@ -327,29 +327,32 @@ fn save_non_register_state(cpu: &mut Cpu) {
     // A trap that MOV SS holds back is pending still.
     let held = std::mem::take(&mut cpu.breakpoints_met);
     if cpu.inhibit == Inhibit::MovSs {
-        cpu.vmx.pending_debug |= pending_debug::from_debug_status(held);
+        cpu.vmx.guest.pending_debug |= pending_debug::from_debug_status(held);
         // So is the single step of MOV SS itself, as VM entry then requires (SDM 26.3.1.5).
         let steps = cpu.system_flags & rflags::TF != 0
             && cpu.msrs.debugctl & debugctl::BRANCH_TRAP_FLAG == 0;
         if steps {
-            cpu.vmx.pending_debug |= pending_debug::SINGLE_STEP;
+            cpu.vmx.guest.pending_debug |= pending_debug::SINGLE_STEP;
         }
     }
-    cpu.set_vmcs(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, cpu.vmx.pending_debug);
+    cpu.set_vmcs(
+        vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS,
+        cpu.vmx.guest.pending_debug,
+    );
     if controls.pin(pin::PREEMPTION_TIMER) && controls.exit(exit_control::SAVE_PREEMPTION_TIMER) {
         let now = cpu.now();
-        let left = cpu.vmx.preemption_timer.left(now);
+        let left = cpu.vmx.guest.preemption_timer.left(now);
         cpu.set_vmcs(vmcs::PREEMPTION_TIMER_VALUE, left);
     }
     if controls.virtual_interrupt_delivery() {
-        let status = cpu.vmx.virtual_interrupts.status();
+        let status = cpu.vmx.guest.virtual_interrupts.status();
         cpu.set_vmcs(vmcs::GUEST_INTERRUPT_STATUS, status);
     }
 }
 
 /// Loads host state and MSRs.
-fn load_host(cpu: &mut Cpu) {
-    load_host_state(cpu);
+fn load_host(cpu: &mut Cpu, controls: &Controls) {
+    load_host_state(cpu, controls);
     if let Err(code) = msr_areas::load_on_exit(cpu) {
         abort(cpu, code);
     }
@@ -363,8 +366,7 @@ fn abort(cpu: &mut Cpu, code: u32) {
 }
 
 // SDM 27.5 Loading Host State
-fn load_host_state(cpu: &mut Cpu) {
-    let controls = cpu.vmx.controls;
+fn load_host_state(cpu: &mut Cpu, controls: &Controls) {
     let host_64 = controls.exit(exit_control::HOST_ADDRESS_SPACE_SIZE);
     // SDM 27.5.1 Loading Host Control Registers, Debug Registers, MSRs
     const KEPT: u64 = cr0::ET | cr0::CD | cr0::NW;

@@ -49,7 +49,7 @@ pub fn check(cpu: &mut Cpu, instruction: Instruction) -> Result<(), Raised> {
 }
 
 fn check_in_guest(cpu: &mut Cpu, instruction: Instruction) -> Result<(), Raised> {
-    let c = &cpu.vmx.controls;
+    let c = &cpu.vmx.guest.controls;
     let (reason, exits) = match instruction {
         Instruction::Cpuid => (ExitReason::Cpuid, true),
         Instruction::Getsec => (ExitReason::Getsec, true),
@@ -72,7 +72,7 @@ fn check_in_guest(cpu: &mut Cpu, instruction: Instruction) -> Result<(), Raised>
 
 /// RDTSCP and RDPID without "enable RDTSCP" raise #UD (SDM 25.3).
 pub fn check_rdtscp_enabled(cpu: &mut Cpu) -> Result<(), Raised> {
-    if cpu.vmx.non_root && !cpu.vmx.controls.secondary(secondary::ENABLE_RDTSCP) {
+    if cpu.vmx.non_root && !cpu.vmx.guest.controls.secondary(secondary::ENABLE_RDTSCP) {
         return Err(cpu.invalid_opcode());
     }
     Ok(())
@@ -80,7 +80,7 @@ pub fn check_rdtscp_enabled(cpu: &mut Cpu) -> Result<(), Raised> {
 
 /// MWAIT; the qualification says whether the monitoring hardware is armed (SDM 27.2.1).
 pub fn mwait(cpu: &mut Cpu, armed: bool) -> Result<(), Raised> {
-    if cpu.vmx.non_root && cpu.vmx.controls.primary(primary::MWAIT_EXITING) {
+    if cpu.vmx.non_root && cpu.vmx.guest.controls.primary(primary::MWAIT_EXITING) {
         return Err(cpu.vm_exit(VmExit::qualified(ExitReason::Mwait, armed.into())));
     }
     Ok(())
@@ -88,7 +88,7 @@ pub fn mwait(cpu: &mut Cpu, armed: bool) -> Result<(), Raised> {
 
 /// INVLPG of a linear address.
 pub fn invlpg(cpu: &mut Cpu, linear: u64) -> Result<(), Raised> {
-    if cpu.vmx.non_root && cpu.vmx.controls.primary(primary::INVLPG_EXITING) {
+    if cpu.vmx.non_root && cpu.vmx.guest.controls.primary(primary::INVLPG_EXITING) {
         return Err(cpu.vm_exit(VmExit::qualified(ExitReason::Invlpg, linear)));
     }
     Ok(())
@@ -96,7 +96,7 @@ pub fn invlpg(cpu: &mut Cpu, linear: u64) -> Result<(), Raised> {
 
 /// INVPCID without "enable INVPCID" raises #UD (SDM 25.3).
 pub fn check_invpcid_enabled(cpu: &mut Cpu) -> Result<(), Raised> {
-    if cpu.vmx.non_root && !cpu.vmx.controls.secondary(secondary::ENABLE_INVPCID) {
+    if cpu.vmx.non_root && !cpu.vmx.guest.controls.secondary(secondary::ENABLE_INVPCID) {
         return Err(cpu.invalid_opcode());
     }
     Ok(())
@@ -105,7 +105,7 @@ pub fn check_invpcid_enabled(cpu: &mut Cpu) -> Result<(), Raised> {
 /// XSAVES and XRSTORS without "enable XSAVES/XRSTORS" raise #UD (SDM 25.3). With it they exit for state
 /// components of IA32_XSS (25.1.3), of which there are none.
 pub fn check_xsaves_enabled(cpu: &mut Cpu) -> Result<(), Raised> {
-    if cpu.vmx.non_root && !cpu.vmx.controls.secondary(secondary::ENABLE_XSAVES) {
+    if cpu.vmx.non_root && !cpu.vmx.guest.controls.secondary(secondary::ENABLE_XSAVES) {
         return Err(cpu.invalid_opcode());
     }
     Ok(())
@@ -113,7 +113,7 @@ pub fn check_xsaves_enabled(cpu: &mut Cpu) -> Result<(), Raised> {
 
 /// INVPCID, enabled: it exits with "INVLPG exiting" (SDM 25.1.3).
 pub fn invpcid(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
-    if !cpu.vmx.non_root || !cpu.vmx.controls.primary(primary::INVLPG_EXITING) {
+    if !cpu.vmx.non_root || !cpu.vmx.guest.controls.primary(primary::INVLPG_EXITING) {
         return Ok(());
     }
     // SDM 27.2.5, table 27-9: as of INVEPT and INVVPID.
@@ -137,7 +137,7 @@ pub fn random(cpu: &mut Cpu, which: Random, op: &Op) -> Result<(), Raised> {
         Random::Rdrand => (ExitReason::Rdrand, secondary::RDRAND_EXITING),
         Random::Rdseed => (ExitReason::Rdseed, secondary::RDSEED_EXITING),
     };
-    if !cpu.vmx.non_root || !cpu.vmx.controls.secondary(control) {
+    if !cpu.vmx.non_root || !cpu.vmx.guest.controls.secondary(control) {
         return Ok(());
     }
     // SDM 27.2.5, table 27-13: destination in bits 6:3, operand size in bits 12:11.
@@ -190,6 +190,7 @@ pub fn descriptor_table(
     if !cpu.vmx.non_root
         || !cpu
             .vmx
+            .guest
             .controls
             .secondary(secondary::DESCRIPTOR_TABLE_EXITING)
     {
@@ -235,7 +236,7 @@ pub fn mov_dr(
     direction: DebugDirection,
     register: u8,
 ) -> Result<(), Raised> {
-    if !cpu.vmx.non_root || !cpu.vmx.controls.primary(primary::MOV_DR_EXITING) {
+    if !cpu.vmx.non_root || !cpu.vmx.guest.controls.primary(primary::MOV_DR_EXITING) {
         return Ok(());
     }
     let qualification = u64::from(number & 7)
@@ -273,7 +274,7 @@ pub fn task_switch(cpu: &mut Cpu, selector: u16, source: TaskSwitch) -> Result<(
 pub fn time_stamp_counter(cpu: &Cpu) -> u64 {
     let counter = cpu.time_stamp_counter();
     if cpu.vmx.non_root {
-        cpu.vmx.controls.guest_time(counter)
+        cpu.vmx.guest.controls.guest_time(counter)
     } else {
         counter
     }
@@ -282,8 +283,8 @@ pub fn time_stamp_counter(cpu: &Cpu) -> u64 {
 /// An NMI is being delivered through the guest's IDT: it blocks further ones, or further virtual
 /// ones (SDM 24.6.1, "virtual NMIs").
 pub fn block_nmi(cpu: &mut Cpu) {
-    if cpu.vmx.non_root && cpu.vmx.controls.virtual_nmis() {
-        cpu.vmx.virtual_nmi_blocked = true;
+    if cpu.vmx.non_root && cpu.vmx.guest.controls.virtual_nmis() {
+        cpu.vmx.guest.virtual_nmi_blocked = true;
     } else {
         cpu.nmi_blocked = true;
     }
@@ -292,15 +293,15 @@ pub fn block_nmi(cpu: &mut Cpu) {
 /// IRET ends the blocking of NMIs (SDM 25.3): of virtual ones if they are in use, of none if NMIs
 /// leave the guest.
 pub fn unblock_nmi(cpu: &mut Cpu) {
-    let exiting = cpu.vmx.non_root && cpu.vmx.controls.pin(pin::NMI_EXITING);
+    let exiting = cpu.vmx.non_root && cpu.vmx.guest.controls.pin(pin::NMI_EXITING);
     let unblocked = if !exiting {
         std::mem::take(&mut cpu.nmi_blocked)
-    } else if cpu.vmx.controls.virtual_nmis() {
-        std::mem::take(&mut cpu.vmx.virtual_nmi_blocked)
+    } else if cpu.vmx.guest.controls.virtual_nmis() {
+        std::mem::take(&mut cpu.vmx.guest.virtual_nmi_blocked)
     } else {
         false
     };
     if unblocked {
-        cpu.vmx.nmi_unblocked_by = Some(cpu.instructions);
+        cpu.vmx.guest.nmi_unblocked_by = Some(cpu.instructions);
     }
 }

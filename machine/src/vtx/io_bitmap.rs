@@ -63,14 +63,14 @@ pub fn check(cpu: &mut Cpu, access: &Access) -> Result<(), Raised> {
     }
     let mut exit = VmExit::qualified(ExitReason::IoInstruction, access.qualification());
     if let Some(string) = access.string {
-        cpu.vmx.guest_linear = string.linear;
+        cpu.vmx.guest.linear_address = string.linear;
         exit = exit.with_instruction_information(string.instruction_information);
     }
     Err(cpu.vm_exit(exit))
 }
 
 fn intercepts(cpu: &Cpu, port: u16, size: u8) -> bool {
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     if !controls.primary(primary::USE_IO_BITMAPS) {
         return controls.primary(primary::UNCONDITIONAL_IO_EXITING);
     }

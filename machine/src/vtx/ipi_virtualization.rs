@@ -44,7 +44,7 @@ pub(super) fn carry_out(cpu: &mut Cpu, decision: IpiDecision, kind: CommandKind,
 /// Posts `vector` to the virtual processor whose APIC ID is `target`.
 fn virtualize(cpu: &mut Cpu, vector: u8, target: u32) -> Result<(), Refusal> {
     // SDM 30.1.6: the vector, then the index, then the entry.
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     let index = entry_index(vector, target, controls.last_pid_pointer_index)?;
     let address = controls
         .pid_pointer_table

@@ -11,6 +11,7 @@ pub mod ept;
 pub mod events;
 pub mod exceptions;
 pub mod exit;
+pub mod guest;
 pub mod instruction_information;
 pub mod intercept;
 pub mod io_bitmap;
@@ -132,45 +133,14 @@ pub struct Vmx {
     pub region: u64,
     /// The processor is in VMX non-root operation.
     pub non_root: bool,
-    /// ... and its guest-physical addresses are translated by EPT.
-    pub ept_in_use: bool,
-    /// ... and it has an APIC-access page.
-    pub apic_access_in_use: bool,
-    /// The controls of the VMCS in force.
-    pub controls: controls::Controls,
+    /// ... and this is the guest. In VMX root operation it is that of none.
+    pub guest: guest::Guest,
     /// Guest-physical translations.
     pub ept_cache: ept::Cache,
     /// Linear translations of guests.
     pub translations: vpid::Translations,
-    /// Guest-linear address of the VM exit that is about to happen.
-    pub guest_linear: u64,
-    /// Its guest-physical address.
-    pub guest_physical: u64,
     /// Length of the instruction that was executed last.
     pub instruction_length: u8,
-    /// Virtual-NMI blocking (SDM 24.6.1, "virtual NMIs").
-    pub virtual_nmi_blocked: bool,
-    /// [`Cpu::instructions`] at the IRET that ended the blocking of (virtual) NMIs.
-    pub nmi_unblocked_by: Option<u64>,
-    /// Debug exceptions that wait for delivery (SDM 24.4.2).
-    pub pending_debug: u64,
-    /// The event that is being delivered was injected by VM entry: exception bitmap and gate
-    /// checks of software interrupts do not concern it.
-    pub injecting: bool,
-    /// A monitor-trap-flag exit is due before the next instruction.
-    pub monitor_trap_pending: bool,
-    /// What completes the instruction that was executed last.
-    pub trap: Option<Trap>,
-    /// [`Cpu::single_step`] as it was in VMX root operation.
-    pub single_step_in_root: bool,
-    /// Virtual-interrupt delivery.
-    pub virtual_interrupts: apic_virtualization::VirtualInterrupts,
-    /// The VMX-preemption timer.
-    pub preemption_timer: preemption_timer::PreemptionTimer,
-    /// PAUSE-loop exiting.
-    pub pause_loop: pause_loop::PauseLoop,
-    /// Instruction count at VM entry.
-    pub entry_instructions: u64,
     /// The rule that made the last VM entry fail.
     pub last_violation: Option<entry_checks::Violation>,
 }
@@ -183,27 +153,26 @@ impl Default for Vmx {
             current: vmcs::NO_POINTER,
             region: 0,
             non_root: false,
-            ept_in_use: false,
-            apic_access_in_use: false,
-            controls: controls::Controls::default(),
+            guest: guest::Guest::default(),
             ept_cache: ept::Cache::default(),
             translations: vpid::Translations::default(),
-            guest_linear: 0,
-            guest_physical: 0,
             instruction_length: 0,
-            virtual_nmi_blocked: false,
-            nmi_unblocked_by: None,
-            pending_debug: 0,
-            injecting: false,
-            monitor_trap_pending: false,
-            trap: None,
-            single_step_in_root: false,
-            virtual_interrupts: apic_virtualization::VirtualInterrupts::default(),
-            preemption_timer: preemption_timer::PreemptionTimer::default(),
-            pause_loop: pause_loop::PauseLoop::default(),
-            entry_instructions: 0,
             last_violation: None,
         }
+    }
+}
+
+impl Vmx {
+    /// VM entry: `guest` is in force.
+    fn enter(&mut self, guest: guest::Guest) {
+        self.non_root = true;
+        self.guest = guest;
+    }
+
+    /// VM exit: nothing of the guest stays. Gives the controls that it was left by.
+    fn leave(&mut self) -> controls::Controls {
+        self.non_root = false;
+        std::mem::take(&mut self.guest).controls
     }
 }
 
@@ -222,7 +191,8 @@ impl Cpu {
 /// The APIC-access page, if `physical` lies in that of the VMCS in force (SDM 30.4).
 #[inline]
 pub fn apic_access_page(cpu: &Cpu, physical: u64) -> Option<Place> {
-    (cpu.vmx.apic_access_in_use && physical & !0xfff == cpu.vmx.controls.apic_access)
+    (cpu.vmx.guest.controls.virtualize_apic_accesses()
+        && physical & !0xfff == cpu.vmx.guest.controls.apic_access)
         .then_some(Place::ApicAccess(physical & 0xfff))
 }
 

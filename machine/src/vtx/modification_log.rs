@@ -10,7 +10,9 @@ const ENTRIES: u16 = 512;
 
 /// Accessed or dirty flags for EPT are about to be set: with a full log the guest is left instead.
 pub(super) fn require_room(cpu: &mut Cpu) -> Result<(), Raised> {
-    if !cpu.vmx.controls.secondary(secondary::ENABLE_PML) || cpu.vmcs(vmcs::PML_INDEX) < ENTRIES {
+    if !cpu.vmx.guest.controls.secondary(secondary::ENABLE_PML)
+        || cpu.vmcs(vmcs::PML_INDEX) < ENTRIES
+    {
         return Ok(());
     }
     Err(cpu.vm_exit(VmExit::new(ExitReason::PageModificationLogFull)))
@@ -18,11 +20,11 @@ pub(super) fn require_room(cpu: &mut Cpu) -> Result<(), Raised> {
 
 /// The dirty flag of the page of `guest_physical` has become 1.
 pub(super) fn record(cpu: &mut Cpu, guest_physical: u64) {
-    if !cpu.vmx.controls.secondary(secondary::ENABLE_PML) {
+    if !cpu.vmx.guest.controls.secondary(secondary::ENABLE_PML) {
         return;
     }
     let index = cpu.vmcs(vmcs::PML_INDEX);
-    let entry = cpu.vmx.controls.modification_log + u64::from(index) * 8;
+    let entry = cpu.vmx.guest.controls.modification_log + u64::from(index) * 8;
     if let Some(place) = cpu.ram.offset(entry) {
         cpu.ram.store(place, guest_physical & !0xfff);
         cpu.note_code_write(place);

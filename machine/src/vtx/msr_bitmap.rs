@@ -16,7 +16,7 @@ enum Direction {
 }
 
 fn intercepts(cpu: &Cpu, index: u32, direction: Direction) -> bool {
-    if !cpu.vmx.controls.primary(primary::USE_MSR_BITMAPS) {
+    if !cpu.vmx.guest.controls.primary(primary::USE_MSR_BITMAPS) {
         return true;
     }
     let (bit, half) = match index {
@@ -24,7 +24,7 @@ fn intercepts(cpu: &Cpu, index: u32, direction: Direction) -> bool {
         0xc000_0000..=0xc000_1fff => (index & 0x1fff, 1024),
         _ => return true,
     };
-    let byte = cpu.vmx.controls.msr_bitmap + direction as u64 + half + u64::from(bit / 8);
+    let byte = cpu.vmx.guest.controls.msr_bitmap + direction as u64 + half + u64::from(bit / 8);
     match cpu.ram.offset(byte) {
         Some(at) => cpu.ram.load::<u8>(at) >> (bit & 7) & 1 != 0,
         None => true,
@@ -39,7 +39,7 @@ pub fn read(cpu: &mut Cpu, index: u32) -> Result<Option<u64>, Raised> {
     if intercepts(cpu, index, Direction::Read) {
         return Err(instruction_exit(cpu, ExitReason::Rdmsr));
     }
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     let virtualized = controls.virtualize_x2apic_mode()
         && match index {
             msr::IA32_X2APIC_TPR => true,
@@ -81,10 +81,10 @@ pub fn write(cpu: &mut Cpu, index: u32, value: u64) -> Result<Write, Raised> {
         }
         return Err(instruction_exit(cpu, ExitReason::Wrmsr));
     }
-    if !cpu.vmx.controls.virtualize_x2apic_mode() {
+    if !cpu.vmx.guest.controls.virtualize_x2apic_mode() {
         return Ok(Write::Physical);
     }
-    let delivery = cpu.vmx.controls.virtual_interrupt_delivery();
+    let delivery = cpu.vmx.guest.controls.virtual_interrupt_delivery();
     match index {
         msr::IA32_X2APIC_TPR => {
             if value & !0xff != 0 {

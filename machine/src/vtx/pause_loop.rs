@@ -36,17 +36,16 @@ impl PauseLoop {
     }
 }
 
-/// VM entry: the next PAUSE is the first of a loop.
-pub fn forget(cpu: &mut Cpu) {
-    cpu.vmx.pause_loop = PauseLoop::default();
-}
-
 /// Whether PAUSE may do anything, as things are.
 #[inline]
 pub fn is_watched(cpu: &Cpu) -> bool {
     cpu.vmx.non_root
-        && (cpu.vmx.controls.primary(primary::PAUSE_EXITING)
-            || cpu.vmx.controls.secondary(secondary::PAUSE_LOOP_EXITING))
+        && (cpu.vmx.guest.controls.primary(primary::PAUSE_EXITING)
+            || cpu
+                .vmx
+                .guest
+                .controls
+                .secondary(secondary::PAUSE_LOOP_EXITING))
 }
 
 /// PAUSE.
@@ -55,13 +54,13 @@ pub fn pause(cpu: &mut Cpu) -> Result<(), Raised> {
     if !cpu.vmx.non_root {
         return Ok(());
     }
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     let exits = if controls.primary(primary::PAUSE_EXITING) {
         true
     } else if controls.secondary(secondary::PAUSE_LOOP_EXITING) && cpu.cpl == 0 {
         let (gap, window) = (controls.pause_gap, controls.pause_window);
         let now = cpu.now();
-        cpu.vmx.pause_loop.pause(now, gap, window)
+        cpu.vmx.guest.pause_loop.pause(now, gap, window)
     } else {
         false
     };

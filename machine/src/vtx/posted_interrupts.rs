@@ -15,7 +15,7 @@ pub(super) fn process(cpu: &mut Cpu) {
     // the physical interrupt is ended; then PIR moves (steps 3 to 5).
     let requests = cpu
         .ram
-        .offset(cpu.vmx.controls.descriptor)
+        .offset(cpu.vmx.guest.controls.descriptor)
         .and_then(|at| descriptor_view(&cpu.ram, at))
         .map_or([0; 4], |descriptor| descriptor.receive());
     end_of_interrupt(cpu);
@@ -46,7 +46,7 @@ fn end_of_interrupt(cpu: &mut Cpu) {
 pub(super) fn names(cpu: &Cpu, vector: u8) -> bool {
     let control = cpu
         .ram
-        .offset(cpu.vmx.controls.descriptor)
+        .offset(cpu.vmx.guest.controls.descriptor)
         .and_then(|at| descriptor_view(&cpu.ram, at))
         .map(|descriptor| descriptor.control.load(Ordering::SeqCst));
     // SDM 30.6: NV is bits 279:272 of the descriptor, bits 23:16 of this word.

@@ -2,7 +2,7 @@
 
 use arch::{vmcs, vmx_control::pin};
 
-use super::capabilities::PREEMPTION_TIMER_SHIFT as SHIFT;
+use super::{capabilities::PREEMPTION_TIMER_SHIFT as SHIFT, controls::Controls};
 use crate::cpu::Cpu;
 
 /// The timer of one processor. It counts down by 1 each time bit [`SHIFT`] of the time changes.
@@ -18,6 +18,15 @@ struct Running {
 }
 
 impl PreemptionTimer {
+    /// The timer as VM entry starts it, if it is activated (SDM 26.7.4).
+    pub(super) fn of_current(cpu: &Cpu, controls: &Controls) -> Self {
+        let running = controls.pin(pin::PREEMPTION_TIMER).then(|| Running {
+            started: cpu.now(),
+            value: cpu.vmcs(vmcs::PREEMPTION_TIMER_VALUE),
+        });
+        Self { running }
+    }
+
     /// The virtual time at which it reaches 0.
     pub fn deadline(&self) -> Option<u64> {
         let running = self.running?;
@@ -33,12 +42,7 @@ impl PreemptionTimer {
         u64::from(running.value).saturating_sub(passed) as u32
     }
 
-    /// Stops it, at a VM exit.
-    pub fn stop(&mut self) {
-        self.running = None;
-    }
-
-    /// Whether it was started and not stopped.
+    /// Whether it is activated.
     pub fn is_running(&self) -> bool {
         self.running.is_some()
     }
@@ -46,17 +50,6 @@ impl PreemptionTimer {
     /// Whether it has reached 0.
     pub fn expired(&self, now: u64) -> bool {
         self.running.is_some() && self.left(now) == 0
-    }
-}
-
-/// Starts the timer at VM entry, if it is activated (SDM 26.7.4).
-pub fn start(cpu: &mut Cpu) {
-    if cpu.vmx.controls.pin(pin::PREEMPTION_TIMER) {
-        cpu.vmx.preemption_timer.running = Some(Running {
-            started: cpu.now(),
-            value: cpu.vmcs(vmcs::PREEMPTION_TIMER_VALUE),
-        });
-        cpu.heed_timer();
     }
 }
 

@@ -17,13 +17,14 @@ mod offset {
 
 /// The RAM offset of the area.
 fn area(cpu: &Cpu) -> Option<u64> {
-    cpu.ram.offset(cpu.vmx.controls.virtualization_exception)
+    cpu.ram
+        .offset(cpu.vmx.guest.controls.virtualization_exception)
 }
 
 /// Makes of a convertible EPT violation a #VE, if everything else is in place for it (25.5.7.1
 /// Convertible EPT violations, 25.5.7.2 Virtualization-exception information).
 pub(super) fn convert(cpu: &mut Cpu, qualification: u64) -> Option<Raised> {
-    if !cpu.vmx.controls.ept_violation_exception()
+    if !cpu.vmx.guest.controls.ept_violation_exception()
         || !cpu.protected_mode()
         || cpu.delivering.is_some()
     {
@@ -39,9 +40,11 @@ pub(super) fn convert(cpu: &mut Cpu, qualification: u64) -> Option<Raised> {
     cpu.ram.store(area + offset::BUSY, u32::MAX);
     cpu.ram.store(area + offset::QUALIFICATION, qualification);
     cpu.ram
-        .store(area + offset::GUEST_LINEAR, cpu.vmx.guest_linear);
-    cpu.ram
-        .store(area + offset::GUEST_PHYSICAL, cpu.vmx.guest_physical);
+        .store(area + offset::GUEST_LINEAR, cpu.vmx.guest.linear_address);
+    cpu.ram.store(
+        area + offset::GUEST_PHYSICAL,
+        cpu.vmx.guest.physical_address,
+    );
     cpu.ram.store(area + offset::EPTP_INDEX, index);
     cpu.note_code_write(area);
     Some(cpu.fault(exception::VIRTUALIZATION, None))

@@ -18,7 +18,7 @@ const EPTP_ENTRIES: u32 = 512;
 /// VMFUNC (25.5.6.2 General operation of the VMFUNC instruction).
 pub fn vmfunc(cpu: &mut Cpu) -> Result<(), Raised> {
     let function = cpu.registers[RAX] as u32;
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     let enabled = cpu.vmx.non_root && controls.secondary(secondary::ENABLE_VM_FUNCTIONS);
     if !enabled || function >= 64 {
         return Err(cpu.invalid_opcode());
@@ -33,7 +33,7 @@ pub fn vmfunc(cpu: &mut Cpu) -> Result<(), Raised> {
 // SDM 25.5.6.3 EPTP Switching
 fn switch_ept(cpu: &mut Cpu) -> Result<(), Raised> {
     let index = cpu.registers[RCX] as u32;
-    let entry = cpu.vmx.controls.eptp_list + u64::from(index % EPTP_ENTRIES) * 8;
+    let entry = cpu.vmx.guest.controls.eptp_list + u64::from(index % EPTP_ENTRIES) * 8;
     let pointer = cpu
         .ram
         .offset(entry)
@@ -44,7 +44,7 @@ fn switch_ept(cpu: &mut Cpu) -> Result<(), Raised> {
         return Err(instruction_exit(cpu, ExitReason::Vmfunc));
     };
     cpu.set_vmcs(vmcs::EPT_POINTER, pointer);
-    if cpu.vmx.controls.ept_violation_exception() {
+    if cpu.vmx.guest.controls.ept_violation_exception() {
         cpu.set_vmcs(vmcs::EPTP_INDEX, index as u16);
     }
     vpid::switch_ept(cpu, pointer);

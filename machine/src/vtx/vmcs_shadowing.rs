@@ -15,7 +15,7 @@ pub enum Direction {
 
 /// Whether the access to `encoding` goes to the shadow VMCS instead of leaving the guest.
 pub fn is_shadowed(cpu: &Cpu, direction: Direction, encoding: u64) -> bool {
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     if !controls.vmcs_shadowing() || encoding >> 15 != 0 {
         return false;
     }
@@ -31,7 +31,7 @@ pub fn is_shadowed(cpu: &Cpu, direction: Direction, encoding: u64) -> bool {
 /// one that the VMCS link pointer references. `None` if there is none.
 pub fn accessed_region(cpu: &Cpu) -> Option<u64> {
     if cpu.vmx.non_root {
-        let pointer = cpu.vmx.controls.link_pointer;
+        let pointer = cpu.vmx.guest.controls.link_pointer;
         (pointer != NO_POINTER).then(|| cpu.ram.offset(pointer))?
     } else {
         (cpu.vmx.current != NO_POINTER).then_some(cpu.vmx.region)

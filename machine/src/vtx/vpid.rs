@@ -58,7 +58,7 @@ pub fn before_entry(cpu: &mut Cpu) {
 
 /// VM entry has loaded the guest's state: its translations take over.
 pub fn enter(cpu: &mut Cpu) {
-    if cpu.vmx.controls.vpid != 0 {
+    if cpu.vmx.guest.controls.vpid != 0 {
         cpu.vmx.translations.root = cpu.tlb.context();
     }
     find(cpu);
@@ -67,7 +67,7 @@ pub fn enter(cpu: &mut Cpu) {
 /// A VM exit has saved the guest's state and not yet loaded the host's.
 pub fn leave(cpu: &mut Cpu) {
     keep(cpu);
-    if cpu.vmx.controls.vpid == 0 {
+    if cpu.vmx.guest.controls.vpid == 0 {
         cpu.tlb.flush();
     } else {
         cpu.tlb.resume(cpu.vmx.translations.root);
@@ -77,7 +77,7 @@ pub fn leave(cpu: &mut Cpu) {
 /// The guest goes on with another EPT.
 pub fn switch_ept(cpu: &mut Cpu, ept_pointer: u64) {
     keep(cpu);
-    cpu.vmx.controls.ept_pointer = ept_pointer;
+    cpu.vmx.guest.controls.ept_pointer = ept_pointer;
     find(cpu);
 }
 
@@ -85,7 +85,7 @@ pub fn switch_ept(cpu: &mut Cpu, ept_pointer: u64) {
 fn find(cpu: &mut Cpu) {
     cpu.alignment_checked = false;
     cpu.process_contexts.clear();
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
     if vpid == 0 {
         cpu.tlb.flush();
@@ -108,7 +108,7 @@ fn find(cpu: &mut Cpu) {
 fn keep(cpu: &mut Cpu) {
     cpu.alignment_checked = false;
     cpu.process_contexts.clear();
-    let controls = &cpu.vmx.controls;
+    let controls = &cpu.vmx.guest.controls;
     let (vpid, ept_pointer) = (controls.vpid, controls.ept_pointer);
     if vpid == 0 {
         return;

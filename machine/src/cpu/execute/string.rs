@@ -231,7 +231,7 @@ fn repeated<T: Integer, K: Kind>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
         if count == 0 || K::COMPARES && cpu.flags.zf() == op.has(REPNE) {
             return Ok(());
         }
-        if cpu.vmx.trap.is_some() {
+        if cpu.vmx.guest.trap.is_some() {
             // SDM 30.4.3.2: an iteration is an operation; its APIC write is emulated after it.
             break;
         }
