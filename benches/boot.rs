@@ -104,7 +104,7 @@ fn on_the_machine(
             schedule,
             engine: Engine::default(),
             limit: u64::MAX,
-            keep_events: false,
+            events: None,
         },
         &Kernel {
             image: &boot.kernel,

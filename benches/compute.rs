@@ -49,7 +49,7 @@ fn on_the_machine(command_line: &str) -> Result<(f64, String, u64), String> {
             schedule: Schedule::Deterministic { seed: 1 },
             engine: Engine::default(),
             limit: u64::MAX,
-            keep_events: false,
+            events: None,
         },
         &Kernel {
             image: images::GUEST,

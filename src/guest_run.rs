@@ -7,6 +7,7 @@ use firmware::boot::{Protocol, detect};
 use machine::cpu::{CpuModel, Engine};
 use machine::machine::{Configuration, Kernel, Machine, MachineError, Module, Report, Schedule};
 use machine::platform::{Outcome, Platform};
+use machine::trace::EventSink;
 
 use crate::console::{Console, OnLine};
 use crate::images;
@@ -108,8 +109,8 @@ pub struct GuestRun {
     pub model: CpuModel,
     /// What is typed into the console from the start.
     pub input: Vec<u8>,
-    /// Whether the events are kept.
-    pub keep_events: bool,
+    /// Where the machine's events go as they happen, if anybody wants them.
+    pub events: Option<EventSink>,
 }
 
 impl Default for GuestRun {
@@ -130,7 +131,7 @@ impl Default for GuestRun {
             limit: 20_000_000_000,
             model: CpuModel::default(),
             input: Vec::new(),
-            keep_events: false,
+            events: None,
         }
     }
 }
@@ -235,8 +236,6 @@ pub struct Finished {
     pub lines: Vec<ReportLine>,
     /// The last text of the console.
     pub console: String,
-    /// The events, if they were kept.
-    pub events: Vec<(u64, usize, machine::trace::Event)>,
 }
 
 impl Finished {
@@ -248,7 +247,28 @@ impl Finished {
     }
 }
 
+/// Whose options a guest understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GuestKind {
+    /// The embedded guest's.
+    Ours,
+    /// Linux's.
+    Linux,
+    /// Nobody here knows.
+    Other,
+}
+
 impl GuestRun {
+    fn kind(&self) -> GuestKind {
+        match &self.guest {
+            None => GuestKind::Ours,
+            Some(image) if detect(image).is_ok_and(|found| found.contains(&Protocol::Linux32)) => {
+                GuestKind::Linux
+            }
+            Some(_) => GuestKind::Other,
+        }
+    }
+
     /// The hypervisor's command line.
     pub fn hypervisor_command_line(&self) -> String {
         let ipiv = match self.ipi_virtualization {
@@ -259,20 +279,25 @@ impl GuestRun {
             Some(mib) => format!(" memory={mib}"),
             None => String::new(),
         };
+        // Linux and our own guest are told by their own command lines; from anybody else it is hidden.
+        let hide = match (self.kind(), self.apic) {
+            (GuestKind::Other, ApicMode::Xapic) => " apic=xapic",
+            _ => "",
+        };
         let options = &self.hypervisor_options;
-        format!("vcpus={}{ipiv}{memory} {options}", self.vcpus)
+        format!("vcpus={}{ipiv}{memory}{hide} {options}", self.vcpus)
     }
 
     /// The guest's command line.
     pub fn guest_command_line(&self) -> String {
-        let guest = self.guest.as_deref().unwrap_or(images::GUEST);
-        let linux = detect(guest).is_ok_and(|found| found.contains(&Protocol::Linux32));
         let options = &self.guest_options;
-        match (linux, self.apic) {
-            // Linux takes x2APIC mode by itself; its options are not our guest's.
-            (true, ApicMode::X2apic) => options.clone(),
-            (true, ApicMode::Xapic) => format!("nox2apic {options}"),
-            (false, mode) => format!("apic={} seed={} {options}", mode.name(), self.seed()),
+        match (self.kind(), self.apic) {
+            (GuestKind::Ours, mode) => {
+                format!("apic={} seed={} {options}", mode.name(), self.seed())
+            }
+            (GuestKind::Linux, ApicMode::Xapic) => format!("nox2apic {options}"),
+            // Linux takes x2APIC mode by itself, and anybody else gets what the user wrote.
+            (GuestKind::Linux, ApicMode::X2apic) | (GuestKind::Other, _) => options.clone(),
         }
     }
 
@@ -318,7 +343,7 @@ impl GuestRun {
                 schedule: self.schedule,
                 engine: self.engine,
                 limit: self.limit,
-                keep_events: self.keep_events,
+                events: self.events.clone(),
             },
             &Kernel {
                 image: images::HYPERVISOR,
@@ -331,7 +356,6 @@ impl GuestRun {
         machine.type_in(&self.input);
         starting(machine.platform());
         let report = machine.run();
-        let events = machine.take_events();
         console.finish();
         let lines = console.reports();
         Ok(Finished {
@@ -339,7 +363,6 @@ impl GuestRun {
             report,
             lines,
             console: console.text(),
-            events,
         })
     }
 

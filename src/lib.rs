@@ -6,6 +6,7 @@ pub mod console;
 pub mod guest_run;
 pub mod images;
 pub mod kernel_panic;
+mod message;
 pub mod plot;
 pub mod report_lines;
 pub mod result;

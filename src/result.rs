@@ -10,18 +10,18 @@ use machine::platform::Mark;
 use machine::trace::{CommandKind, Counters};
 use serde::Serialize;
 
-use crate::guest_run::{GuestRun, Switch};
+use crate::guest_run::GuestRun;
 use crate::report_lines::ReportLine;
 
 /// Number of the phase of unicast IPIs between running vCPUs, which the per-IPI figures cover.
 const UNICAST_PHASE: u8 = 1;
 
-/// One run. The fields are those of the documented JSON, schema 1.
+/// One run. The fields are those of the documented JSON, schema 2.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunResult {
     /// `x2apic` or `xapic`.
     pub apic: &'static str,
-    /// Whether IPI virtualization was switched on.
+    /// Whether the hypervisor used IPI virtualization, by its own report.
     pub ipi_virtualization: bool,
     /// Virtual processors.
     pub vcpus: usize,
@@ -129,7 +129,7 @@ impl Workload {
 /// The document that `--json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Document {
-    /// 1.
+    /// 2.
     pub schema: u32,
     /// The runs, in the order they were made.
     pub runs: Vec<RunResult>,
@@ -138,7 +138,7 @@ pub struct Document {
 impl Document {
     /// The document of `runs`.
     pub const fn new(runs: Vec<RunResult>) -> Self {
-        Self { schema: 1, runs }
+        Self { schema: 2, runs }
     }
 }
 
@@ -161,7 +161,7 @@ impl RunResult {
         let total = total(report);
         Self {
             apic: run.apic.name(),
-            ipi_virtualization: run.ipi_virtualization == Switch::On,
+            ipi_virtualization: uses(lines, "ipi_virtualization"),
             vcpus: run.vcpus,
             processors: run.processors,
             seed: run.seed(),
@@ -240,6 +240,14 @@ impl fmt::Display for Disagreement {
             ),
         }
     }
+}
+
+/// Whether the hypervisor said that it uses a feature of the processor. It does before the guest can say anything.
+fn uses(lines: &[ReportLine], feature: &str) -> bool {
+    lines
+        .iter()
+        .find(|line| line.kind == "capability" && line.get("name") == feature)
+        .is_some_and(|line| line.get("used") == "yes")
 }
 
 fn total(report: &Report) -> Counters {

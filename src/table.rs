@@ -26,22 +26,27 @@ fn on_off(on: bool) -> &'static str {
 pub fn summary(runs: &[RunResult]) -> String {
     let mut table = new_table();
     table.set_header([
-        "APIC mode",
-        "IPI virtualization",
-        "unicast IPIs",
-        "virtualized",
-        "exits / IPI",
-        "root instructions / IPI",
+        "APIC\nmode",
+        "IPI\nvirtualization",
+        "unicast\nIPIs",
+        "virtual-\nized",
+        "exits\n/ IPI",
+        "root\ninstructions\n/ IPI",
         "lost",
     ]);
     for run in runs {
+        // A guest that is not ours has no phase of unicast IPIs, and so no figures of one.
+        let of_phase = |text: String| match run.unicast_ipis {
+            0 => "-".to_owned(),
+            _ => text,
+        };
         table.add_row([
             run.apic.to_owned(),
             on_off(run.ipi_virtualization).to_owned(),
-            run.unicast_ipis.to_string(),
-            run.virtualized_ipis.to_string(),
-            format!("{:.2}", run.exits_per_unicast_ipi),
-            format!("{:.1}", run.root_instructions_per_ipi),
+            of_phase(run.unicast_ipis.to_string()),
+            of_phase(run.virtualized_ipis.to_string()),
+            of_phase(format!("{:.2}", run.exits_per_unicast_ipi)),
+            of_phase(format!("{:.1}", run.root_instructions_per_ipi)),
             run.lost_interrupts.to_string(),
         ]);
     }
@@ -93,4 +98,38 @@ pub fn exits(runs: &[RunResult]) -> String {
     }
     align_right(&mut table, 1);
     table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A terminal has 80 columns, and a table that is wider is no table there.
+    #[test]
+    fn tables_fit_a_terminal() {
+        let run = RunResult {
+            apic: "x2apic",
+            ipi_virtualization: true,
+            vcpus: 255,
+            processors: 255,
+            seed: 1,
+            unicast_ipis: 1_000_000,
+            virtualized_ipis: 1_000_000,
+            exits_per_unicast_ipi: 10.0,
+            root_instructions_per_ipi: 12_345.6,
+            whole_run_ipis: 12_345_678,
+            whole_run_self_ipis: 12_345_678,
+            notifications: 12_345_678,
+            lost_interrupts: 0,
+            exits: [("EXTERNAL_INTERRUPT", 123_456_789)].into(),
+            workloads: Vec::new(),
+            trace_hash: String::new(),
+        };
+        let runs = vec![run; 4];
+        for text in [summary(&runs), exits(&runs)] {
+            for line in text.lines() {
+                assert!(line.chars().count() <= 80, "{text}");
+            }
+        }
+    }
 }

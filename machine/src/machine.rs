@@ -22,7 +22,7 @@ use crate::kernel_entry;
 use crate::memory::{HOLE_END, HOLE_START, Ram, RamError};
 use crate::platform::{Mark, Outcome, Platform};
 use crate::schedule::{Clock, Deterministic, Share, run_parallel};
-use crate::trace::{Event, Snapshot, Trace, Unimplemented};
+use crate::trace::{EventSink, Snapshot, Trace, Unimplemented};
 
 pub use firmware::boot::{Module, Protocol};
 
@@ -59,8 +59,8 @@ pub struct Configuration {
     pub limit: u64,
     /// What executes instructions.
     pub engine: Engine,
-    /// Whether the events are kept for [`Machine::take_events`].
-    pub keep_events: bool,
+    /// Where events go as they happen, if anybody wants them.
+    pub events: Option<EventSink>,
 }
 
 /// What to start.
@@ -224,8 +224,8 @@ impl Machine {
         let processors = (0..count)
             .map(|index| {
                 let mut cpu = Cpu::new(index, platform.clone(), model.clone(), clock.clone());
-                if configuration.keep_events {
-                    cpu.trace = Trace::keeping_events();
+                if let Some(sink) = &configuration.events {
+                    cpu.trace = Trace::with_sink(sink.clone(), index);
                 }
                 kernel_entry::set_up_memory_types(&mut cpu);
                 cpu.publish_identity();
@@ -309,23 +309,6 @@ impl Machine {
                 })
                 .collect(),
         }
-    }
-
-    /// Takes the events that were kept, of all processors, in the order of their times.
-    pub fn take_events(&mut self) -> Vec<(u64, usize, Event)> {
-        let mut events: Vec<_> = self
-            .processors
-            .iter_mut()
-            .enumerate()
-            .flat_map(|(index, processor)| {
-                let events = processor.cpu.trace.take();
-                events
-                    .into_iter()
-                    .map(move |(time, event)| (time, index, event))
-            })
-            .collect();
-        events.sort_by_key(|(time, index, _)| (*time, *index));
-        events
     }
 
     /// Bytes for the first serial port, as if typed; software gets them when it listens and has

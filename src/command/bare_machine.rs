@@ -1,19 +1,23 @@
 //! `posthaste machine`: a kernel or hypervisor on the bare machine.
 
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use machine::machine::{Configuration, Kernel, Machine, Module, Protocol, Report};
+use machine::machine::{Configuration, Kernel, Machine, MachineError, Module, Protocol, Report};
 use machine::platform::Outcome;
 use serde::Serialize;
 
+use super::command_line::CommandLine;
+use super::input_file::{read, read_kernel};
 use super::options::{ConsoleOptions, MachineOptions};
+use super::output_file::{OutputFile, TraceFile};
 use super::terminal::{self, ConsoleOutput, RawTerminal};
-use super::{CommandError, exit_status, keyboard, read_file, read_kernel, trace_file};
+use super::{CommandError, exit_status, keyboard, signals};
 use crate::console::Console;
+use crate::message;
 
 /// A boot protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,32 +42,6 @@ impl From<BootProtocol> for Protocol {
             BootProtocol::Multiboot1 => Self::Multiboot1,
             BootProtocol::Linux64 => Self::Linux64,
             BootProtocol::Linux32 => Self::Linux32,
-        }
-    }
-}
-
-/// What the command lines of kernel and modules are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CommandLine {
-    /// The text alone.
-    Text,
-    /// The file's name and the text, as multiboot kernels expect of their loader.
-    NameAndText,
-}
-
-impl CommandLine {
-    fn of(protocol: Option<Protocol>, image: &[u8]) -> Self {
-        let offered = || firmware::boot::detect(image).ok()?.first().copied();
-        match protocol.or_else(offered) {
-            Some(Protocol::Multiboot1) => Self::NameAndText,
-            _ => Self::Text,
-        }
-    }
-
-    fn text(self, path: &Path, text: &str) -> String {
-        match self {
-            Self::Text => text.to_owned(),
-            Self::NameAndText => format!("{} {text}", path.display()).trim_end().to_owned(),
         }
     }
 }
@@ -150,24 +128,27 @@ fn report_unknown_msrs(report: &Report) {
     };
     for (what, names) in [("reads", list(false)), ("writes", list(true))] {
         if !names.is_empty() {
-            eprintln!("posthaste: {what} of MSRs that do not exist raised #GP: {names}");
+            message::say(format_args!(
+                "{what} of MSRs that do not exist raised #GP: {names}"
+            ));
         }
     }
 }
 
 /// Runs the kernel.
 pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
-    let image = read_kernel(&options.kernel)?;
+    let memory = options.machine.memory_bytes();
+    let image = read_kernel(&options.kernel, memory)?;
     let protocol = options.protocol.map(Protocol::from);
     let command_line = CommandLine::of(protocol, &image);
     let mut modules = Vec::new();
     if let Some(path) = &options.initrd {
-        let bytes = read_file("read the initial RAM disk", path)?;
+        let bytes = read("read the initial RAM disk", path, memory)?;
         modules.push((bytes, command_line.text(path, "")));
     }
     for module in &options.modules {
         let (path, text) = module.split_once(' ').unwrap_or((module, ""));
-        let bytes = read_file("read the module", path.as_ref())?;
+        let bytes = read("read the module", path.as_ref(), memory)?;
         modules.push((bytes, command_line.text(path.as_ref(), text)));
     }
     let modules: Vec<Module<'_>> = modules
@@ -178,6 +159,15 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         })
         .collect();
     let input = options.console.input()?;
+    let trace = options
+        .trace
+        .as_deref()
+        .map(TraceFile::create)
+        .transpose()?;
+    let statistics = options.statistics.as_deref();
+    let statistics = statistics
+        .map(|path| OutputFile::create("write the statistics to", path))
+        .transpose()?;
     let is_interactive = options.console.is_interactive();
     let console: Box<dyn Write + Send> = match options.console.file()? {
         Some(file) => Box::new(BufWriter::new(file)),
@@ -190,12 +180,12 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     let mut machine = Machine::new(
         &Configuration {
             processors: options.machine.cpus,
-            memory: options.machine.memory_bytes(),
+            memory,
             model: options.machine.model(),
             schedule: options.machine.schedule(),
             engine: options.machine.engine(),
             limit: options.machine.limit,
-            keep_events: options.trace.is_some(),
+            events: trace.as_ref().map(TraceFile::sink),
         },
         &Kernel {
             image: &image,
@@ -205,16 +195,20 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         },
         Box::new(console),
     )
-    .map_err(|source| CommandError::Kernel {
-        path: options.kernel.clone(),
-        source,
+    .map_err(|source| match source {
+        MachineError::Boot(_) => CommandError::Kernel {
+            path: options.kernel.clone(),
+            source,
+        },
+        source => CommandError::Machine(source),
     })?;
     machine.type_in(&input);
     panic_watch.watch(machine.platform());
     let terminal = is_interactive.then(RawTerminal::enter).transpose();
     let terminal = terminal.map_err(CommandError::Terminal)?;
+    signals::end_run_of(machine.platform());
     if terminal.is_some() {
-        eprintln!("posthaste: {}", keyboard::HINT);
+        message::say(keyboard::HINT);
         keyboard::connect(machine.platform());
     }
     let start = Instant::now();
@@ -224,30 +218,35 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     // The console is on the standard output too; what was lost there was reported as the outcome.
     let _ = std::io::stdout().flush();
     terminal::end_line();
-    if let Some(path) = &options.trace {
-        trace_file::write(path, &machine.take_events())?;
-    }
-    if let Some(path) = &options.statistics {
-        let written = serde_json::to_vec_pretty(&Statistics::new(&report, elapsed))
-            .map_err(std::io::Error::from)
-            .and_then(|text| std::fs::write(path, text));
-        written.map_err(|source| CommandError::File {
-            what: "write the statistics to",
-            path: path.clone(),
-            source,
-        })?;
-    }
     report_unknown_msrs(&report);
+    // How the run ended is said before anything that could not be written of it.
+    let ended = end(&report, panic_watch.reason());
+    trace.map_or(Ok(()), TraceFile::finish)?;
+    if let Some(file) = statistics {
+        let text = serde_json::to_vec_pretty(&Statistics::new(&report, elapsed));
+        file.write(&text.map_err(|error| CommandError::Output(error.into()))?)?;
+    }
+    ended
+}
+
+/// What the run's end means for the command.
+fn end(report: &Report, panic: Option<String>) -> Result<ExitCode, CommandError> {
     let unimplemented = report.unimplemented.iter();
-    let panic = panic_watch.reason();
     let status = match report.outcome {
         Outcome::PowerOff => ExitCode::SUCCESS,
         Outcome::Stopped if panic.is_none() => {
-            eprintln!("posthaste: left");
+            message::say(signals::caught().map_or_else(
+                || "left".to_owned(),
+                |signal| {
+                    let instructions: u64 =
+                        report.processors.iter().map(|one| one.instructions).sum();
+                    format!("stopped by {signal} after {instructions} instructions")
+                },
+            ));
             ExitCode::SUCCESS
         }
         // As QEMU's isa-debug-exit: the status is never 0.
-        Outcome::Exit(value) => exit_status(value as u8),
+        Outcome::Exit(value) => exit_status::of_guest(value as u8),
         outcome => {
             let mut text = match (panic, outcome) {
                 (Some(reason), Outcome::Stopped) => format!("the kernel panicked: {reason}"),
@@ -259,13 +258,15 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
                     text.push_str(&format!("; processor {number} {position}"));
                 }
             }
-            return Err(CommandError::Unexpected(
-                unimplemented.fold(text, |text, instruction| format!("{text}; {instruction}")),
-            ));
+            return Err(CommandError::Ended {
+                outcome,
+                text: unimplemented
+                    .fold(text, |text, instruction| format!("{text}; {instruction}")),
+            });
         }
     };
     for instruction in unimplemented {
-        eprintln!("posthaste: {instruction}");
+        message::say(instruction);
     }
     Ok(status)
 }

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output_file::OutputFile;
 use super::run::{GuestOptions, buffered};
-use super::{CommandError, demonstration, exit_status, print};
+use super::standard_output::print;
+use super::{CommandError, demonstration, exit_status};
 use crate::guest_run::Switch;
 use crate::{plot, table};
 
@@ -23,6 +25,10 @@ pub(super) struct Options {
 
 /// Runs the guest twice.
 pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
+    let picture = options.plot.as_deref();
+    let picture = picture
+        .map(|path| OutputFile::create("write the picture to", path))
+        .transpose()?;
     let file = options.guest.console.file()?;
     let mut results = Vec::new();
     let mut status = ExitCode::SUCCESS;
@@ -33,17 +39,12 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         let watch = options.guest.console.panic_watch();
         let finished = demonstration::show(&run, file.map(buffered), &watch)?;
         if let Some(value) = finished.exit_value() {
-            status = exit_status(value);
+            status = exit_status::of_guest(value);
         }
         results.push(finished.result);
     }
-    if let (Some(path), [off, on]) = (&options.plot, results.as_slice()) {
-        let picture = plot::comparison(&options.guest.name(), off, on);
-        std::fs::write(path, picture).map_err(|source| CommandError::File {
-            what: "write the picture to",
-            path: path.clone(),
-            source,
-        })?;
+    if let (Some(file), [off, on]) = (picture, results.as_slice()) {
+        file.write(plot::comparison(&options.guest.name(), off, on).as_bytes())?;
     }
     if options.guest.json {
         demonstration::print_json(results)?;

@@ -7,7 +7,8 @@ use clap::Args;
 use machine::machine::Schedule;
 
 use super::progress::Progress;
-use super::{CommandError, print};
+use super::standard_output::print;
+use super::{CommandError, signals};
 use crate::console::Console;
 use crate::guest_run::{ApicMode, Finished, GuestRun, Switch};
 use crate::kernel_panic::{OnPanic, PanicWatch};
@@ -84,6 +85,7 @@ pub(super) fn show(
     let finished = run
         .run_on(Console::with_raw(on_line, file), |machine| {
             watch.watch(machine);
+            signals::end_run_of(machine);
         })
         .and_then(|finished| watch.judge(run, finished));
     match finished {

@@ -5,7 +5,9 @@ use std::process::{Command, ExitCode};
 
 use clap::Args;
 
-use super::{CommandError, print};
+use super::CommandError;
+use super::output_file::OutputFile;
+use super::standard_output::print;
 use crate::images;
 
 /// Options of `image`.
@@ -49,10 +51,25 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         options.append, options.guest_append
     );
     tree.write("boot/grub/grub.cfg", configuration.as_bytes())?;
+    // Its own complaint about a place that cannot be written is a line among many.
+    let output = OutputFile::create("write", &options.output)?;
+    let result = mkrescue(&options.output, &tree.0);
+    drop(output);
+    if result.is_err() {
+        // Empty, or half an image; the reason is what the user needs.
+        let _ = std::fs::remove_file(&options.output);
+    }
+    result?;
+    print(&format!("wrote {}", options.output.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Has GRUB's tool write the tree as an image.
+fn mkrescue(image: &Path, tree: &Path) -> Result<(), CommandError> {
     let output = Command::new("grub-mkrescue")
         .arg("-o")
-        .arg(&options.output)
-        .arg(&tree.0)
+        .arg(image)
+        .arg(tree)
         .args([
             "--install-modules=multiboot2 normal iso9660 biosdisk part_msdos part_gpt",
             "--fonts=",
@@ -61,20 +78,35 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         ])
         .output();
     match output {
-        Ok(output) if output.status.success() => {
-            print(&format!("wrote {}", options.output.display()))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(CommandError::Tool(format!(
             "grub-mkrescue failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-                .lines()
-                .rfind(|line| !line.trim().is_empty())
-                .unwrap_or("it said nothing")
+            reason(&String::from_utf8_lossy(&output.stderr))
         ))),
         Err(error) => Err(CommandError::Tool(format!(
             "cannot run grub-mkrescue ({error}): install GRUB and xorriso (Debian: grub-common grub-pc-bin xorriso mtools)"
         ))),
+    }
+}
+
+/// Why GRUB's tool failed: what it calls an error or a failure, and all it said if it calls nothing so.
+fn reason(said: &str) -> String {
+    let lines: Vec<&str> = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let bad = |line: &&&str| {
+        let line = line.to_ascii_lowercase();
+        ["error", "fail", "not found", "no space", "cannot", "fatal"]
+            .iter()
+            .any(|word| line.contains(word))
+    };
+    let reasons: Vec<&str> = lines.iter().filter(bad).copied().collect();
+    match (reasons.as_slice(), lines.as_slice()) {
+        ([], []) => "it said nothing".to_owned(),
+        ([], all) => all.join("; "),
+        (reasons, _) => reasons.join("; "),
     }
 }
 
@@ -112,4 +144,21 @@ fn create(path: &Path) -> Result<(), CommandError> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_not_the_last_line() {
+        let said = "xorriso 1.5.4 : RockRidge filesystem manipulator\n\n\
+            grub-mkrescue: error: `mformat` invocation failed\n\nDrive current: -outdev 'x'\n";
+        assert_eq!(
+            reason(said),
+            "grub-mkrescue: error: `mformat` invocation failed"
+        );
+        assert_eq!(reason("one\n\n two \n"), "one; two");
+        assert_eq!(reason("\n"), "it said nothing");
+    }
 }

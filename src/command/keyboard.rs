@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use machine::platform::{Outcome, Platform};
 
+use crate::message;
+
 /// Ctrl-A, after which a key is for us.
 const ESCAPE: u8 = 0x01;
 /// Bytes that wait for the guest at most; more is refused with a bell.
@@ -12,9 +14,13 @@ const MOST_WAITING: usize = 1 << 16;
 const BELL: &str = "\x07";
 /// How to leave.
 pub(super) const HINT: &str = "Ctrl-A x leaves, Ctrl-A h says what else there is";
-/// What the help of the commands with a keyboard says of it.
-pub(super) const ABOUT: &str = "On a terminal, without --console, --input and --json, keys go to the guest's console as they are \
-    typed: Ctrl-A x leaves, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h says so.";
+/// What the help of a command with a keyboard says of it, and without which options there is one.
+pub(super) fn about(without: &str) -> String {
+    format!(
+        "On a terminal, without {without}, keys go to the guest's console as they are typed: Ctrl-A x leaves, \
+         Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h says so."
+    )
+}
 const HELP: &str = "\nCtrl-A x       leaves: the machine is switched off as it stands\n\
                     Ctrl-A Ctrl-A  sends Ctrl-A to the guest\n\
                     Ctrl-A h       says this\n";
@@ -68,7 +74,7 @@ pub(super) fn connect(platform: &Arc<Platform>) {
     let reader = std::thread::Builder::new().spawn(move || pass_keys(&machine));
     if let Err(error) = reader {
         // Nobody could type, and nobody could leave.
-        eprintln!("posthaste: cannot read the keyboard: {error}");
+        message::say(format_args!("cannot read the keyboard: {error}"));
         platform.stop(Outcome::Stopped);
     }
 }
@@ -92,12 +98,12 @@ fn pass_keys(platform: &Platform) {
                 Key::Guest(byte) => for_guest.push(byte),
                 Key::Escape => {}
                 Key::Leave => return platform.stop(Outcome::Stopped),
-                Key::Help => eprint!("{HELP}"),
-                Key::Unknown => eprint!("{BELL}"),
+                Key::Help => message::raw(HELP),
+                Key::Unknown => message::raw(BELL),
             }
         }
         if platform.input_waiting() + for_guest.len() > MOST_WAITING {
-            eprint!("{BELL}");
+            message::raw(BELL);
         } else if !for_guest.is_empty() {
             platform.type_in(&for_guest);
         }

@@ -1,33 +1,40 @@
 //! The command line: options, and a file for each subcommand.
 
 mod bare_machine;
+mod command_line;
 mod compare;
 mod demonstration;
+mod exit_status;
 mod image;
+mod input_file;
 mod keyboard;
 mod options;
+mod output_file;
 mod probe;
 mod progress;
 mod run;
+mod signals;
+mod standard_output;
 mod terminal;
-mod trace_file;
 
 use std::fmt;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use exit_status::Status;
+use machine::machine::MachineError;
+use machine::platform::Outcome;
 
 use crate::guest_run::RunError;
-use machine::machine::MachineError;
+use crate::message;
 
 /// Virtual CPUs that interrupt each other without leaving guest mode.
 ///
 /// Without a subcommand: boots the hypervisor and an SMP guest on the software machine, in both APIC
 /// modes, with IPI virtualization off and on, and prints what each IPI cost.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Subcommand>,
@@ -38,12 +45,12 @@ struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Subcommand {
     /// Run a guest under the hypervisor on the machine
-    #[command(after_help = keyboard::ABOUT)]
+    #[command(after_help = keyboard::about("--console, --input and --json"))]
     Run(run::Options),
     /// Run the same guest with IPI virtualization off and on, side by side
     Compare(compare::Options),
     /// Run a kernel or hypervisor on the bare machine
-    #[command(after_help = keyboard::ABOUT)]
+    #[command(after_help = keyboard::about("--console and --input"))]
     Machine(bare_machine::Options),
     /// Say whether this host's processor has IPI virtualization
     Probe,
@@ -54,7 +61,7 @@ enum Subcommand {
 /// Why a command failed: one line.
 #[derive(Debug)]
 pub enum CommandError {
-    /// A file could not be read or written.
+    /// A file could not be read or opened, and nothing was run.
     File {
         /// What was being done.
         what: &'static str,
@@ -70,28 +77,84 @@ pub enum CommandError {
         /// Why.
         source: MachineError,
     },
+    /// The machine could not be built.
+    Machine(MachineError),
     /// A run failed.
     Run(RunError),
+    /// A run on the bare machine ended otherwise than by the software's own orderly end.
+    Ended {
+        /// How.
+        outcome: Outcome,
+        /// In words.
+        text: String,
+    },
     /// The demonstration did not show what it promises.
     Unexpected(String),
     /// A program that is needed is missing or failed.
     Tool(String),
-    /// The terminal could not be made raw.
+    /// The terminal could not be made raw, or signals not be caught.
     Terminal(std::io::Error),
+    /// There is no standard output.
+    NoOutput,
     /// The result could not be written.
     Output(std::io::Error),
+    /// A file that was opened could not be written.
+    Written {
+        /// What was being done.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the host said.
+        source: std::io::Error,
+    },
+}
+
+impl CommandError {
+    fn status(&self) -> Status {
+        match self {
+            Self::File { .. }
+            | Self::Kernel { .. }
+            | Self::Machine(_)
+            | Self::Tool(_)
+            | Self::Terminal(_)
+            | Self::NoOutput
+            | Self::Run(RunError::Machine(_) | RunError::VirtualProcessors(_)) => Status::NotRun,
+            Self::Run(RunError::Ended {
+                outcome: Outcome::ConsoleFailed,
+                ..
+            })
+            | Self::Ended {
+                outcome: Outcome::ConsoleFailed,
+                ..
+            }
+            | Self::Output(_)
+            | Self::Written { .. } => Status::NotWritten,
+            Self::Run(
+                RunError::Ended { .. } | RunError::Panicked { .. } | RunError::GuestFailed { .. },
+            )
+            | Self::Ended { .. } => Status::RunEnded,
+            Self::Run(RunError::Disagreement(_)) | Self::Unexpected(_) => Status::NotAsPromised,
+        }
+    }
 }
 
 impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { what, path, source } => {
+            Self::File { what, path, source } | Self::Written { what, path, source } => {
                 write!(f, "cannot {what} {}: {source}", path.display())
             }
             Self::Kernel { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::Machine(error) => write!(f, "{error}"),
             Self::Run(error) => write!(f, "{error}"),
-            Self::Unexpected(text) | Self::Tool(text) => write!(f, "{text}"),
+            Self::Ended { text, .. } | Self::Unexpected(text) | Self::Tool(text) => {
+                write!(f, "{text}")
+            }
             Self::Terminal(error) => write!(f, "cannot use the terminal: {error}"),
+            Self::NoOutput => write!(
+                f,
+                "the standard output is closed, and the result would be lost: send it to a file, or to /dev/null"
+            ),
             Self::Output(error) => write!(f, "cannot write the result: {error}"),
         }
     }
@@ -100,77 +163,6 @@ impl fmt::Display for CommandError {
 impl From<RunError> for CommandError {
     fn from(error: RunError) -> Self {
         Self::Run(error)
-    }
-}
-
-/// Creates the file that a console is written to.
-fn console_file(path: &Path) -> Result<File, CommandError> {
-    File::create(path).map_err(|source| CommandError::File {
-        what: "write the console to",
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// Reads a kernel and makes sure that it is one.
-fn read_kernel(path: &Path) -> Result<Vec<u8>, CommandError> {
-    let bytes = read_image(path)?;
-    match firmware::boot::detect(&bytes) {
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(CommandError::Kernel {
-            path: path.to_owned(),
-            source: error.into(),
-        }),
-    }
-}
-
-/// What a file that gzip compressed begins with.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-/// A compressed kernel is taken to be no larger than this.
-const LARGEST_KERNEL: u64 = 1 << 30;
-
-fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, CommandError> {
-    std::fs::read(path).map_err(|source| CommandError::File {
-        what,
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// Reads a file; one that gzip compressed, as hypervisors often are in /boot, is decompressed.
-fn read_image(path: &Path) -> Result<Vec<u8>, CommandError> {
-    use std::io::Read;
-    const WHAT: &str = "read the kernel";
-    let image = read_file(WHAT, path)?;
-    if !image.starts_with(&GZIP) {
-        return Ok(image);
-    }
-    let mut kernel = Vec::new();
-    flate2::read::MultiGzDecoder::new(image.as_slice())
-        .take(LARGEST_KERNEL)
-        .read_to_end(&mut kernel)
-        .map_err(|source| CommandError::File {
-            what: WHAT,
-            path: path.to_owned(),
-            source,
-        })?;
-    Ok(kernel)
-}
-
-/// The exit status for a value that a guest wrote to port F4H, as with QEMU's isa-debug-exit: never 0.
-fn exit_status(value: u8) -> ExitCode {
-    ExitCode::from(value << 1 | 1)
-}
-
-/// Prints a line of result; a reader that went away is not an error.
-fn print(text: &str) -> Result<(), CommandError> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(CommandError::Output(error))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -192,25 +184,29 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {
-            eprintln!("posthaste: {}", usage_error(&error));
-            return ExitCode::from(2);
+            message::say(usage_error(&error));
+            return Status::NotRun.into();
         }
         // Help and version.
         Err(error) => error.exit(),
     };
-    let result = match arguments.command {
-        None => demonstration::run(&arguments.demonstration),
-        Some(Subcommand::Run(options)) => run::run(&options),
-        Some(Subcommand::Compare(options)) => compare::run(&options),
-        Some(Subcommand::Machine(options)) => bare_machine::run(&options),
-        Some(Subcommand::Probe) => probe::run(),
-        Some(Subcommand::Image(options)) => image::run(&options),
-    };
-    match result {
+    let result = standard_output::require()
+        .and_then(|()| signals::catch().map_err(CommandError::Terminal))
+        .and_then(|()| match arguments.command {
+            None => demonstration::run(&arguments.demonstration),
+            Some(Subcommand::Run(options)) => run::run(&options),
+            Some(Subcommand::Compare(options)) => compare::run(&options),
+            Some(Subcommand::Machine(options)) => bare_machine::run(&options),
+            Some(Subcommand::Probe) => probe::run(),
+            Some(Subcommand::Image(options)) => image::run(&options),
+        });
+    let status = match result {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("posthaste: {error}");
-            ExitCode::FAILURE
+            message::say(&error);
+            error.status().into()
         }
-    }
+    };
+    signals::end_as_signalled();
+    status
 }

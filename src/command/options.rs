@@ -8,7 +8,8 @@ use machine::cpu::model::VirtualizationLevel;
 use machine::cpu::{CpuModel, Engine};
 use machine::machine::Schedule;
 
-use super::{CommandError, console_file, keyboard, read_file};
+use super::output_file::OutputFile;
+use super::{CommandError, input_file, keyboard};
 use crate::kernel_panic::{OnPanic, PanicWatch};
 
 /// Which processor the machine has.
@@ -50,6 +51,9 @@ pub(super) enum ScheduleKind {
     Parallel,
 }
 
+/// What can be typed at most, in bytes.
+const MOST_INPUT: u64 = 64 << 20;
+
 /// The console.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ConsoleOptions {
@@ -73,14 +77,16 @@ impl ConsoleOptions {
     /// What is typed; nothing if nobody says.
     pub(super) fn input(&self) -> Result<Vec<u8>, CommandError> {
         match &self.input {
-            Some(path) => read_file("read the input", path),
+            Some(path) => input_file::read("read the input", path, MOST_INPUT),
             None => Ok(Vec::new()),
         }
     }
 
     /// Where the console goes, if not to the standard output.
     pub(super) fn file(&self) -> Result<Option<File>, CommandError> {
-        self.console.as_deref().map(console_file).transpose()
+        let file = |path| OutputFile::create("write the console to", path);
+        let file = self.console.as_deref().map(file).transpose()?;
+        Ok(file.map(OutputFile::into_file))
     }
 
     /// Whether the console is the terminal, with somebody at its keyboard.

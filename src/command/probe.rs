@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use arch::msr;
 use arch::vmx_control::{pin, primary, secondary, tertiary};
 
-use super::{CommandError, print};
+use super::CommandError;
+use super::standard_output::print;
 
 /// Prints what can be found out: the flags that the kernel shows, the VMX capability MSRs if they
-/// can be read, and KVM's parameter.
+/// can be read, and KVM's parameter. The exit status is 0 if the processor has IPI virtualization and 1 if not.
 pub(super) fn run() -> Result<ExitCode, CommandError> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags = |name: &str| {
@@ -53,7 +54,12 @@ pub(super) fn run() -> Result<ExitCode, CommandError> {
     } else {
         "this host cannot run the hypervisor natively; the software machine needs nothing of it"
     })?;
-    Ok(ExitCode::SUCCESS)
+    // A script asks whether the answer is yes.
+    Ok(if vtx && virtualized {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn yes_no(yes: bool) -> &'static str {

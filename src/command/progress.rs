@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::message;
+
 /// Shows what a run is doing.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
@@ -21,15 +23,16 @@ impl Progress {
         bar.set_message(title.clone());
         bar.enable_steady_tick(Duration::from_millis(100));
         if bar.is_hidden() {
-            eprintln!("{title}");
+            message::raw(format_args!("{title}\n"));
         }
         Self { bar, title }
     }
 
     /// Says what is being done now.
     pub(super) fn step(&self, text: &str) {
+        let text = message::printable(text);
         if self.bar.is_hidden() {
-            eprintln!("  {text}");
+            message::raw(format_args!("  {text}\n"));
         } else {
             self.bar.set_message(format!("{}: {text}", self.title));
         }
@@ -38,7 +41,7 @@ impl Progress {
     /// Ends with a last word.
     pub(super) fn finish(&self, text: &str) {
         if self.bar.is_hidden() {
-            eprintln!("  {text}");
+            message::raw(format_args!("  {text}\n"));
         } else {
             self.bar
                 .finish_with_message(format!("{}: {text}", self.title));

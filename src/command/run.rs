@@ -8,16 +8,18 @@ use std::process::ExitCode;
 use clap::Args;
 use machine::platform::Outcome;
 
+use super::command_line::CommandLine;
+use super::input_file::{read, read_kernel};
 use super::options::{ConsoleOptions, MachineOptions};
+use super::output_file::TraceFile;
+use super::standard_output::print;
 use super::terminal::{self, ConsoleOutput, RawTerminal};
-use super::{
-    CommandError, demonstration, exit_status, keyboard, print, read_file, read_kernel, trace_file,
-};
+use super::{CommandError, demonstration, exit_status, keyboard, signals};
 use crate::console::{Console, WithoutReports};
 use crate::guest_run::{ApicMode, Finished, GuestRun, RunError, Switch};
 use crate::kernel_panic::PanicWatch;
 use crate::report_lines::ReportLine;
-use crate::table;
+use crate::{message, table};
 
 /// The guest and the machine it runs on.
 #[derive(Clone, Debug, Args)]
@@ -102,31 +104,36 @@ impl GuestOptions {
 
     /// The run that the options describe.
     pub(super) fn guest_run(&self, ipi_virtualization: Switch) -> Result<GuestRun, CommandError> {
-        let guest = match &self.kernel {
-            Some(path) => Some(read_kernel(path)?),
-            None => None,
+        let memory = self.machine.memory_bytes();
+        let (guest, guest_options) = match &self.kernel {
+            Some(path) => {
+                let image = read_kernel(path, memory)?;
+                let options = CommandLine::of(None, &image).text(path, &self.append);
+                (Some(image), options)
+            }
+            None => (None, self.append.clone()),
         };
         let initial_ram_disk = match &self.initrd {
-            Some(path) => Some(read_file("read the initial RAM disk", path)?),
+            Some(path) => Some(read("read the initial RAM disk", path, memory)?),
             None => None,
         };
         Ok(GuestRun {
             guest,
             initial_ram_disk,
-            guest_options: self.append.clone(),
+            guest_options,
             hypervisor_options: self.hypervisor_append.clone(),
             apic: self.apic,
             ipi_virtualization,
             vcpus: self.vcpus,
             processors: self.machine.cpus,
-            memory: self.machine.memory_bytes(),
+            memory,
             guest_memory_mib: self.guest_memory_mib(),
             schedule: self.machine.schedule(),
             engine: self.machine.engine(),
             limit: self.machine.limit,
             model: self.machine.model(),
             input: self.console.input()?,
-            keep_events: false,
+            events: None,
         })
     }
 }
@@ -134,7 +141,12 @@ impl GuestOptions {
 /// Runs a guest.
 pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     let mut run = options.guest.guest_run(options.ipiv)?;
-    run.keep_events = options.trace.is_some();
+    let trace = options
+        .trace
+        .as_deref()
+        .map(TraceFile::create)
+        .transpose()?;
+    run.events = trace.as_ref().map(TraceFile::sink);
     let watch = options.guest.console.panic_watch();
     let finished = if !options.guest.json && options.guest.console.is_interactive() {
         run_interactively(&run, &watch)?
@@ -150,17 +162,21 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
             }
         });
         let console = Console::with_raw(on_line, file.map(buffered));
-        run.run_on(console, |machine| watch.watch(machine))?
+        run.run_on(console, |machine| {
+            watch.watch(machine);
+            signals::end_run_of(machine);
+        })?
     };
-    if let Some(path) = &options.trace {
-        trace_file::write(path, &finished.events)?;
-    }
-    if finished.report.outcome == Outcome::Stopped && watch.reason().is_none() {
-        eprintln!("posthaste: left");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let finished = watch.judge(&run, finished)?;
-    let status = finished.exit_value().map_or(ExitCode::SUCCESS, exit_status);
+    // How the run ended is said before anything that could not be written of it.
+    let judged = judge(&run, finished, &watch);
+    trace.map_or(Ok(()), TraceFile::finish)?;
+    let finished = match judged? {
+        Judged::Finished(finished) => *finished,
+        Judged::Stopped => return Ok(ExitCode::SUCCESS),
+    };
+    let status = finished
+        .exit_value()
+        .map_or(ExitCode::SUCCESS, exit_status::of_guest);
     if options.guest.json {
         demonstration::print_json(vec![finished.result])?;
         return Ok(status);
@@ -174,15 +190,43 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
     Ok(status)
 }
 
+/// A run that nobody can complain of.
+enum Judged {
+    /// It came to its end.
+    Finished(Box<Finished>),
+    /// The user stopped it.
+    Stopped,
+}
+
+fn judge(run: &GuestRun, finished: Finished, watch: &PanicWatch) -> Result<Judged, CommandError> {
+    if finished.report.outcome == Outcome::Stopped && watch.reason().is_none() {
+        message::say(signals::caught().map_or_else(
+            || "left".to_owned(),
+            |signal| {
+                let instructions: u64 = finished
+                    .report
+                    .processors
+                    .iter()
+                    .map(|one| one.instructions)
+                    .sum();
+                format!("stopped by {signal} after {instructions} instructions")
+            },
+        ));
+        return Ok(Judged::Stopped);
+    }
+    Ok(Judged::Finished(Box::new(watch.judge(run, finished)?)))
+}
+
 /// Runs the guest with its console on the terminal.
 fn run_interactively(run: &GuestRun, watch: &PanicWatch) -> Result<Finished, CommandError> {
     let shown = Box::new(WithoutReports::new(ConsoleOutput::EveryByte));
     let watching = watch.clone();
     let console = Console::with_raw(Box::new(move |line, _| watching.line(line)), Some(shown));
     let terminal = RawTerminal::enter().map_err(CommandError::Terminal)?;
-    eprintln!("posthaste: {}", keyboard::HINT);
+    message::say(keyboard::HINT);
     let finished: Result<Finished, RunError> = run.run_on(console, |machine| {
         watch.watch(machine);
+        signals::end_run_of(machine);
         keyboard::connect(machine);
     });
     drop(terminal);

@@ -8,12 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError, TryLockError};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use signal_hook::iterator::Signals;
-use signal_hook::low_level::emulate_default_handler;
-
-/// What end a process unless it says otherwise, and leave no time to clean up.
-const ENDING_SIGNALS: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
 
 /// The settings to go back to, while the terminal is raw.
 static SETTINGS: Mutex<Option<Termios>> = Mutex::new(None);
@@ -25,7 +19,7 @@ pub(super) struct RawTerminal(());
 impl RawTerminal {
     /// Makes it raw.
     pub(super) fn enter() -> io::Result<Self> {
-        restore_on_other_ways_out()?;
+        restore_on_panic();
         let terminal = io::stdin();
         let settings = tcgetattr(&terminal)?;
         let mut raw = settings.clone();
@@ -45,7 +39,7 @@ impl Drop for RawTerminal {
 }
 
 /// Goes back to the settings from before, if the terminal is raw.
-fn restore() {
+pub(super) fn restore() {
     let mut settings = match SETTINGS.try_lock() {
         Ok(settings) => settings,
         Err(TryLockError::Poisoned(error)) => error.into_inner(),
@@ -58,25 +52,16 @@ fn restore() {
     }
 }
 
-/// A signal ends the process as ever, and a panic aborts it as ever, but after the terminal is itself.
-fn restore_on_other_ways_out() -> io::Result<()> {
-    static PANIC_HOOK: Once = Once::new();
-    let mut signals = Signals::new(ENDING_SIGNALS)?;
-    std::thread::Builder::new().spawn(move || {
-        for signal in signals.forever() {
-            restore();
-            // It does not come back for these.
-            let _ = emulate_default_handler(signal);
-        }
-    })?;
-    PANIC_HOOK.call_once(|| {
+/// A panic aborts the process as ever, but after the terminal is itself.
+fn restore_on_panic() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
         let report = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             restore();
             report(panic);
         }));
     });
-    Ok(())
 }
 
 /// Whether the last byte that a console wrote to the standard output ended no line.

@@ -35,7 +35,7 @@ pub(crate) fn document(arguments: &[&str]) -> Value {
 
 #[track_caller]
 fn runs(document: &Value) -> &Vec<Value> {
-    assert_eq!(document["schema"], 1);
+    assert_eq!(document["schema"], 2);
     let runs = document["runs"].as_array().unwrap();
     for run in runs {
         let run = run.as_object().unwrap();

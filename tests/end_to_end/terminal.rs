@@ -109,7 +109,7 @@ fn an_error_leaves_the_terminal_as_it_was() {
         let mut session = Session::start(&["machine", "--cpus", "1", "--kernel", file.path()]);
         session.wait_for(said);
         let ended = session.end();
-        assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
+        assert_eq!(ended.status.code(), Some(4), "{ended:#?}");
     }
 }
 

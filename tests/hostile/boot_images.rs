@@ -17,7 +17,7 @@ fn configuration(limit: u64) -> Configuration {
         schedule: Schedule::Deterministic { seed: 1 },
         engine: Engine::default(),
         limit,
-        keep_events: false,
+        events: None,
     }
 }
 

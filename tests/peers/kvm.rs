@@ -44,7 +44,7 @@ fn run(options: &str) -> (Report, String) {
             schedule: Schedule::Deterministic { seed: 1 },
             engine: Engine::default(),
             limit: 20_000_000_000,
-            keep_events: false,
+            events: None,
         },
         &Kernel {
             image: &std::fs::read(linux_console::Kernel::Cloud.path()).unwrap(),

@@ -199,7 +199,7 @@ impl fmt::Display for BootError {
             Self::OutsideRam { start, end, ram } => write!(
                 f,
                 "segment at {start:#x}..{end:#x} does not fit in {} MiB of RAM",
-                ram >> 20
+                ram.div_ceil(1 << 20)
             ),
             Self::EntryOutside { entry } => {
                 write!(f, "the entry point {entry:#x} is in no loaded segment")

@@ -14,12 +14,18 @@ use memmap2::MmapRaw;
 
 use super::{HOLE_END, HOLE_START, Word};
 
+/// The most bytes that a machine can have, the width of its physical addresses.
+const LARGEST: u64 = 1 << 46;
+
 /// Why RAM could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum RamError {
     /// The size is no multiple of 4 KiB, or under 1 MiB.
     #[error("{0} bytes of RAM: give at least 1 MiB, in multiples of 4 KiB")]
     BadSize(u64),
+    /// The size is more than any processor could address.
+    #[error("{0} bytes of RAM: more than there are physical addresses; give 2^46 bytes at most")]
+    TooLarge(u64),
     /// The host refused the mapping.
     #[error("the host has no room for {size} bytes of RAM: {source}")]
     Refused {
@@ -52,7 +58,10 @@ struct Unaligned<T>(T);
 impl Ram {
     /// Maps `size` bytes of zeroed RAM; the host commits pages as they are touched.
     pub fn new(size: u64) -> Result<Self, RamError> {
-        if size < 1 << 20 || !size.is_multiple_of(4096) || usize::try_from(size).is_err() {
+        if size > LARGEST || usize::try_from(size).is_err() {
+            return Err(RamError::TooLarge(size));
+        }
+        if size < 1 << 20 || !size.is_multiple_of(4096) {
             return Err(RamError::BadSize(size));
         }
         let mapping = memmap2::MmapOptions::new()

@@ -1,8 +1,10 @@
-//! The typed trace of one processor: a hash of everything that matters, and on request the events.
+//! The typed trace of one processor: a hash of everything that matters, and on request the events as they happen.
 
 use std::fmt;
 
 use arch::exit::ExitReason;
+
+use super::EventSink;
 
 /// Something that another run must repeat to be the same run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,24 +140,24 @@ impl fmt::Display for Event {
 #[derive(Clone, Debug)]
 pub struct Trace {
     hash: u64,
-    /// Events since the sink last took them, each with its virtual time; `None` if nobody wants them.
-    events: Option<Vec<(u64, Event)>>,
+    /// Where the events go, and the number of the processor; `None` if nobody wants them.
+    sink: Option<(EventSink, usize)>,
 }
 
 impl Default for Trace {
     fn default() -> Self {
         Self {
             hash: 0xcbf2_9ce4_8422_2325,
-            events: None,
+            sink: None,
         }
     }
 }
 
 impl Trace {
-    /// A trace that also keeps the events until they are [taken](Self::take).
-    pub fn keeping_events() -> Self {
+    /// The trace of a processor whose events go to `sink` as well.
+    pub fn with_sink(sink: EventSink, processor: usize) -> Self {
         Self {
-            events: Some(Vec::new()),
+            sink: Some((sink, processor)),
             ..Self::default()
         }
     }
@@ -169,19 +171,14 @@ impl Trace {
             hash = mix(hash, word);
         }
         self.hash = hash;
-        if let Some(events) = &mut self.events {
-            events.push((time, event));
+        if let Some((sink, processor)) = &self.sink {
+            sink.take(time, *processor, event);
         }
     }
 
     /// The hash of all events so far, with their times.
     pub fn hash(&self) -> u64 {
         self.hash
-    }
-
-    /// Takes the events that were kept.
-    pub fn take(&mut self) -> Vec<(u64, Event)> {
-        self.events.as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
 

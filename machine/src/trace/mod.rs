@@ -3,8 +3,10 @@
 mod counters;
 mod event;
 mod report;
+mod sink;
 
 pub use counters::{CommandKind, Counters, Snapshot};
 pub(crate) use event::mix;
 pub use event::{Event, Trace};
 pub use report::Unimplemented;
+pub use sink::EventSink;
