@@ -19,8 +19,10 @@ use core::num::NonZeroU32;
 
 use arch::apic_register::{
     DESTINATION_FORMAT, ID, LOGICAL_DESTINATION, LVT_CMCI, LVT_ERROR, LVT_LINT0, LVT_LINT1,
-    LVT_MASKED, LVT_PERFORMANCE, LVT_THERMAL, LVT_TIMER, SPURIOUS_VECTOR, VERSION,
+    LVT_MASKED, LVT_PERFORMANCE, LVT_THERMAL, LVT_TIMER, SPURIOUS_VECTOR, SPURIOUS_VECTOR_ENABLE,
+    VERSION,
 };
+use arch::interrupt_command::DeliveryMode;
 
 pub use self::effect::{Acceptance, Effect, EndOfInterruptBroadcast, LocalInterrupt};
 pub use self::error_status::ApicError;
@@ -190,6 +192,21 @@ impl<P: RegisterPage> LocalApic<P> {
         self.initialize();
         if self.mode() == ApicMode::X2apic {
             self.enter_x2apic();
+        }
+    }
+
+    /// After reset, virtual-wire mode, in which a PC's firmware leaves the bootstrap processor: enabled by
+    /// software with spurious vector 0FH, LINT0 passes the 8259's interrupts, LINT1 is NMI.
+    // MultiProcessor Specification 3.6.2.2 Virtual Wire Mode, A.3 Programming the APIC for Virtual
+    // Wire Mode.
+    pub fn enter_virtual_wire_mode(&mut self) {
+        self.page
+            .write(SPURIOUS_VECTOR, SPURIOUS_VECTOR_ENABLE | 0x0f);
+        for (entry, mode) in [
+            (LVT_LINT0, DeliveryMode::ExternalInterrupt),
+            (LVT_LINT1, DeliveryMode::Nmi),
+        ] {
+            self.page.write(entry, u32::from(mode.bits()) << 8);
         }
     }
 

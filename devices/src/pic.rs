@@ -16,6 +16,10 @@ pub const MASTER_EDGE_LEVEL: u16 = 0x4d0;
 /// Edge/level control of IRQ 8-15.
 pub const SLAVE_EDGE_LEVEL: u16 = 0x4d1;
 
+/// The vectors of IRQ 0 and IRQ 8 that a PC's firmware sets.
+const MASTER_VECTORS: u8 = 0x08;
+const SLAVE_VECTORS: u8 = 0x70;
+
 /// The master's input to which the slave is wired.
 const CASCADE: u8 = 2;
 /// IRQ 0, 1 and 2 are always edge-triggered; so are 8 and 13.
@@ -36,11 +40,11 @@ impl Default for PicPair {
 }
 
 impl PicPair {
-    /// The state firmware leaves: every input masked, not yet initialized.
+    /// The state a PC's firmware leaves: initialized, but every input masked.
     pub const fn new() -> Self {
         Self {
-            master: Chip::new(),
-            slave: Chip::new(),
+            master: Chip::new(MASTER_VECTORS),
+            slave: Chip::new(SLAVE_VECTORS),
         }
     }
 
@@ -167,14 +171,14 @@ struct Chip {
 }
 
 impl Chip {
-    const fn new() -> Self {
+    const fn new(vector_base: u8) -> Self {
         Self {
             inputs: 0,
             latched: 0,
             in_service: 0,
             mask: 0xff,
             level_triggered: 0,
-            vector_base: 0,
+            vector_base,
             lowest: 7,
             expects: Expects::Operation,
             shows: Shows::Requests,
@@ -308,12 +312,11 @@ impl Chip {
         *self = Self {
             inputs: self.inputs,
             level_triggered: self.level_triggered,
-            vector_base: self.vector_base,
             mask: 0,
             expects: Expects::Icw2,
             needs_icw3: value & 0x02 == 0,
             needs_icw4: value & 0x01 != 0,
-            ..Self::new()
+            ..Self::new(self.vector_base)
         };
     }
 
@@ -421,7 +424,20 @@ mod tests {
     }
 
     #[test]
-    fn masked_until_initialized() {
+    fn firmware_leaves_vectors_and_masks() {
+        let mut pics = PicPair::new();
+        pics.write(MASTER_DATA, 0);
+        pics.write(SLAVE_DATA, 0);
+        for (irq, vector) in [(4, 0x0c), (8, 0x70)] {
+            pics.set_irq(irq, Asserted);
+            assert_eq!(pics.acknowledge(), vector);
+            pics.write(SLAVE_COMMAND, 0x20);
+            pics.write(MASTER_COMMAND, 0x20);
+        }
+    }
+
+    #[test]
+    fn masked_until_unmasked() {
         let mut pics = PicPair::new();
         for irq in 0..=20 {
             pics.set_irq(irq, Asserted);

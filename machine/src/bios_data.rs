@@ -31,6 +31,29 @@ const HANDLER_SEGMENT: u16 = 0xf000;
 mod handler {
     /// Where PCs have their handler that does nothing.
     pub(super) const NOTHING: (u16, &[u8]) = (0xff53, &[0xcf]);
+    /// An interrupt of the first 8259: ended.
+    pub(super) const FIRST_8259: (u16, &[u8]) = (
+        0xff80,
+        &[
+            0x50, // push ax
+            0xb0, 0x20, // mov al, 20h
+            0xe6, 0x20, // out 20h, al
+            0x58, // pop ax
+            0xcf, // iret
+        ],
+    );
+    /// An interrupt of the second: ended there and at the first.
+    pub(super) const SECOND_8259: (u16, &[u8]) = (
+        0xff90,
+        &[
+            0x50, // push ax
+            0xb0, 0x20, // mov al, 20h
+            0xe6, 0xa0, // out 0a0h, al
+            0xe6, 0x20, // out 20h, al
+            0x58, // pop ax
+            0xcf, // iret
+        ],
+    );
     /// Not supported: CF in the FLAGS that IRET loads, and 86H in AH.
     pub(super) const UNSUPPORTED: (u16, &[u8]) = (
         0xff60,
@@ -64,7 +87,13 @@ const SYSTEM: u8 = 0x15;
 const KEYBOARD: u8 = 0x16;
 
 fn write_handlers(memory: &mut impl LoadMemory) -> Result<(), MemoryError> {
-    for (offset, code) in [handler::NOTHING, handler::UNSUPPORTED, handler::NO_KEY] {
+    for (offset, code) in [
+        handler::NOTHING,
+        handler::FIRST_8259,
+        handler::SECOND_8259,
+        handler::UNSUPPORTED,
+        handler::NO_KEY,
+    ] {
         let address = u64::from(HANDLER_SEGMENT) * 16 + u64::from(offset);
         memory.write(address, code)?;
     }
@@ -72,6 +101,8 @@ fn write_handlers(memory: &mut impl LoadMemory) -> Result<(), MemoryError> {
         let (offset, _) = match vector {
             DISK | SYSTEM => handler::UNSUPPORTED,
             KEYBOARD => handler::NO_KEY,
+            0x08..=0x0f => handler::FIRST_8259,
+            0x70..=0x77 => handler::SECOND_8259,
             _ => handler::NOTHING,
         };
         let place = u64::from(vector) * 4;

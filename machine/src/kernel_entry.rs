@@ -1,5 +1,6 @@
 //! What firmware does before it starts a kernel, and the state in which the kernel starts.
 
+use apic::apic_base::Processor::Bootstrap;
 use arch::control_register::{cr0, cr4, efer};
 use firmware::boot::{EntryMode, EntryState};
 
@@ -15,10 +16,21 @@ const DEFAULT_TYPE: u64 = 0xc06;
 /// A variable range's mask is valid.
 const VALID: u64 = 1 << 11;
 
-/// Turns the caches on and gives memory its types (SDM 11.11 Memory type range registers), as
-/// firmware does on every processor: RAM is write-back, the video window and the device hole are
-/// uncacheable, and the BIOS area is write-protected.
-pub(crate) fn set_up_memory_types(cpu: &mut Cpu) {
+/// What firmware does on a processor after power-up: memory gets its types, and the bootstrap processor
+/// takes the 8259's interrupts. The others' local APICs stay as the INIT left them that came with their
+/// start-up.
+pub(crate) fn initialize(cpu: &mut Cpu) {
+    set_up_memory_types(cpu);
+    if cpu.apic.configuration().processor == Bootstrap {
+        cpu.apic.enter_virtual_wire_mode();
+    }
+    cpu.publish_identity();
+}
+
+/// Turns the caches on and gives memory its types (SDM 11.11 Memory type range registers): RAM is
+/// write-back, the video window and the device hole are uncacheable, and the BIOS area is
+/// write-protected.
+fn set_up_memory_types(cpu: &mut Cpu) {
     cpu.cr0 &= !(cr0::CD | cr0::NW);
     let mask = cpu.model.physical_mask() & !0xfff;
     let msrs = &mut cpu.msrs;

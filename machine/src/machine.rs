@@ -227,8 +227,7 @@ impl Machine {
                 if let Some(sink) = &configuration.events {
                     cpu.trace = Trace::with_sink(sink.clone(), index);
                 }
-                kernel_entry::set_up_memory_types(&mut cpu);
-                cpu.publish_identity();
+                kernel_entry::initialize(&mut cpu);
                 Processor::with_engine(cpu, configuration.engine)
             })
             .collect();

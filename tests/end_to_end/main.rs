@@ -15,6 +15,7 @@ mod seeds;
 mod suspend;
 mod terminal;
 mod trace_files;
+mod virtual_wire;
 
 #[path = "../support/pseudo_terminal.rs"]
 mod pseudo_terminal;

@@ -291,6 +291,8 @@ fn make_virtual_machine(
         vcpu.pending_reset = Some(Start::StartUp { page: 0 });
         if number == 0 {
             vcpu.activity = Activity::Active;
+            // No vCPU has been entered that would have to be refreshed.
+            let _ = vcpu.apic.enter_virtual_wire_mode(&interrupts);
             vcpu.pending_reset = Some(Start::Loaded(loaded.entry));
             vcpu.registers.0[RAX] = u64::from(loaded.entry.eax);
             vcpu.registers.0[RBX] = u64::from(loaded.entry.ebx);

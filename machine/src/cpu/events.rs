@@ -8,7 +8,7 @@ use super::{
     raise::{Exception, Source},
     state::Reset,
 };
-use crate::kernel_entry::set_up_memory_types;
+use crate::kernel_entry;
 use crate::platform::Notice;
 use crate::vtx::{self, events::Processed};
 
@@ -104,7 +104,7 @@ impl Cpu {
                 }
                 Notice::Wake(vector) => {
                     self.power_up();
-                    set_up_memory_types(self);
+                    kernel_entry::initialize(self);
                     self.begin_at_waking_vector(vector);
                 }
             }

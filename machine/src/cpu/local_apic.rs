@@ -1,7 +1,7 @@
 //! The processor and its local APIC: accesses, interrupts in both directions, the timer.
 
 use apic::apic_base::ApicMode;
-use apic::local_apic::{Effect, EndOfInterruptBroadcast, LocalInterrupt, LocalVector};
+use apic::local_apic::{Effect, EndOfInterruptBroadcast};
 use apic::mailbox::Taken;
 use apic::non_maskable::Handling;
 use arch::interrupt_command::InterruptCommand;
@@ -225,15 +225,7 @@ impl Cpu {
             .inboxes
             .get(self.index)
             .is_some_and(|inbox| inbox.mailbox.external_interrupt());
-        let passes = line
-            && match self.apic.mode() {
-                // SDM 10.4.3: a disabled local APIC leaves LINT0 as INTR.
-                ApicMode::Disabled => true,
-                ApicMode::Xapic | ApicMode::X2apic => {
-                    self.apic.signal(LocalVector::Lint0) == LocalInterrupt::ExternalInterrupt
-                }
-            };
-        passes.then_some(InterruptSource::Legacy)
+        (line && self.apic.passes_external_interrupts()).then_some(InterruptSource::Legacy)
     }
 
     /// Acknowledges the interrupt from `source` and gives its vector.

@@ -70,6 +70,27 @@ fn power_up_and_reset() {
     assert_eq!(apic.deliverable(), None);
 }
 
+/// MultiProcessor Specification 3.6.2.2.
+#[test]
+fn virtual_wire_mode_passes_the_8259_until_init() {
+    let mut apic = reset(3);
+    assert!(!apic.passes_external_interrupts());
+    apic.enter_virtual_wire_mode();
+    assert!(apic.passes_external_interrupts());
+    assert!(apic.identity().software_enabled);
+    for (offset, value) in [
+        (SPURIOUS_VECTOR, 0x10f),
+        (LVT_LINT0, 0x700),
+        (LVT_LINT1, 0x400),
+    ] {
+        assert_eq!(read(&mut apic, offset), value, "{offset:#x}");
+    }
+    assert_eq!(apic.signal(LocalVector::Lint1), LocalInterrupt::NonMaskable);
+    apic.init();
+    assert_reset_registers(&mut apic);
+    assert!(!apic.passes_external_interrupts());
+}
+
 #[test]
 fn init_keeps_the_mode_and_the_id() {
     let mut apic = reset(3);

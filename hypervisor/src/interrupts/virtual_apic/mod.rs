@@ -182,6 +182,12 @@ impl<P: RegisterPage> VirtualApic<P> {
         self.publish(vm)
     }
 
+    /// After power-up, as a PC's firmware leaves the bootstrap processor's. Publishes the identity.
+    pub fn enter_virtual_wire_mode(&mut self, vm: &VmInterrupts) -> Refresh {
+        self.apic.enter_virtual_wire_mode();
+        self.publish(vm)
+    }
+
     /// Tells the senders what this local APIC answers to now.
     pub fn publish(&self, vm: &VmInterrupts) -> Refresh {
         let moved = self.apic.mode() == ApicMode::Xapic

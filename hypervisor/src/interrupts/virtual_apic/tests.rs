@@ -71,6 +71,26 @@ fn apic(mode: ApicMode, features: ApicFeatures) -> Apic {
     apic
 }
 
+/// As a PC's firmware leaves it (MultiProcessor Specification 3.6.2.2).
+#[test]
+fn the_bootstrap_vcpu_takes_the_8259s_interrupts_from_the_start() {
+    let vm = vm(2, ApicMode::Xapic);
+    for features in [SOFTWARE, ApicFeatures::ALL] {
+        let configuration = *apic(ApicMode::Xapic, features).apic().configuration();
+        let mut apic = Apic::new(SharedPage::default(), 0, configuration, features);
+        let open = GuestInterruptibility::Open;
+        assert_eq!(apic.prepare_entry(open, true).injection, Injection::None);
+        let _ = apic.enter_virtual_wire_mode(&vm);
+        assert!(vm.identities().identity(0).unwrap().software_enabled);
+        assert_eq!(
+            apic.prepare_entry(open, true).injection,
+            Injection::ExternalInterrupt
+        );
+        let _ = apic.init(&vm);
+        assert_eq!(apic.prepare_entry(open, true).injection, Injection::None);
+    }
+}
+
 fn settle(apic: &mut Apic, vm: &VmInterrupts, effect: Effect) -> (FollowUp, Vec<Signal>) {
     let mut signals = Vec::new();
     let mut dispatcher = IpiDispatcher::default();
