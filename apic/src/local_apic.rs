@@ -36,6 +36,9 @@ use crate::routing::Identity;
 /// High half of the 64-bit ICR of x2APIC mode, where the virtual-APIC page has it (SDM 30.1.1).
 const X2APIC_COMMAND_HIGH: u32 = 0x304;
 
+/// Bits 7:0 of the version register: an integrated APIC (SDM 10.4.8 Local APIC Version Register).
+pub const VERSION_NUMBER: u8 = 0x14;
+
 /// What this local APIC offers; CPUID has to say the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
@@ -263,6 +266,8 @@ impl<P: RegisterPage> LocalApic<P> {
         } else {
             5
         };
-        0x14 | last_entry << 16 | u32::from(features.end_of_interrupt_suppression) << 24
+        u32::from(VERSION_NUMBER)
+            | last_entry << 16
+            | u32::from(features.end_of_interrupt_suppression) << 24
     }
 }

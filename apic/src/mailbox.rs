@@ -14,7 +14,8 @@ const NON_MASKABLE_AGAIN: u32 = 1 << 5;
 const SYSTEM_MANAGEMENT: u32 = 1 << 1;
 const INIT: u32 = 1 << 2;
 const START_UP: u32 = 1 << 3;
-const EXTERNAL_INTERRUPT: u32 = 1 << 4;
+const EXTERNAL_LINE: u32 = 1 << 4;
+const EXTERNAL_MESSAGE: u32 = 1 << 6;
 const START_UP_VECTOR: u32 = 0xff << 16;
 
 /// Interrupt messages on their way to one processor.
@@ -44,6 +45,23 @@ pub struct Taken {
     pub init: bool,
     /// A start-up IPI with its vector.
     pub start_up: Option<u8>,
+}
+
+/// The 8259's interrupt, as one processor sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExternalInterrupt {
+    /// The level of its INTR line, which is wired to LINT0.
+    pub line: bool,
+    /// An I/O APIC sent an ExtINT message that was not acknowledged yet.
+    pub message: bool,
+}
+
+impl ExternalInterrupt {
+    /// Neither.
+    pub const NONE: Self = Self {
+        line: false,
+        message: false,
+    };
 }
 
 impl Taken {
@@ -123,10 +141,11 @@ impl InterruptMailbox {
         self.raise_attention()
     }
 
-    /// Requests INIT. A start-up IPI not yet taken is void: INIT leaves the processor waiting for
-    /// one anyway. Returns as [`Self::post_vector`].
+    /// Requests INIT. A start-up IPI not yet taken is void, as INIT leaves the processor waiting for
+    /// one anyway, and so is an ExtINT message. Returns as [`Self::post_vector`].
     pub fn post_init(&self) -> bool {
-        self.update_events(|events| events & !(START_UP | START_UP_VECTOR) | INIT);
+        const VOID: u32 = START_UP | START_UP_VECTOR | EXTERNAL_MESSAGE;
+        self.update_events(|events| events & !VOID | INIT);
         self.raise_attention()
     }
 
@@ -145,19 +164,36 @@ impl InterruptMailbox {
 
     /// Sets the level of the external-interrupt line (8259 INTR). Returns as
     /// [`Self::post_vector`].
-    pub fn set_external_interrupt(&self, asserted: bool) -> bool {
+    pub fn set_external_line(&self, asserted: bool) -> bool {
         if asserted {
-            self.events.fetch_or(EXTERNAL_INTERRUPT, Ordering::Release);
+            self.events.fetch_or(EXTERNAL_LINE, Ordering::Release);
         } else {
-            self.events
-                .fetch_and(!EXTERNAL_INTERRUPT, Ordering::Release);
+            self.events.fetch_and(!EXTERNAL_LINE, Ordering::Release);
         }
         self.raise_attention()
     }
 
-    /// The level of the external-interrupt line; taking does not change it.
-    pub fn external_interrupt(&self) -> bool {
-        self.events.load(Ordering::Acquire) & EXTERNAL_INTERRUPT != 0
+    /// Requests an acknowledge cycle of the 8259, by a message that passes LINT0 by. Returns as
+    /// [`Self::post_vector`].
+    pub fn post_external_message(&self) -> bool {
+        self.events.fetch_or(EXTERNAL_MESSAGE, Ordering::Release);
+        self.raise_attention()
+    }
+
+    /// The 8259's interrupt; taking does not change it.
+    #[inline]
+    pub fn external_interrupt(&self) -> ExternalInterrupt {
+        let events = self.events.load(Ordering::Acquire);
+        ExternalInterrupt {
+            line: events & EXTERNAL_LINE != 0,
+            message: events & EXTERNAL_MESSAGE != 0,
+        }
+    }
+
+    /// The owner begins an acknowledge cycle of the 8259: a message that asked for it is served. Another
+    /// one may follow from the cycle itself, so this comes first.
+    pub fn acknowledge_external_interrupt(&self) {
+        self.events.fetch_and(!EXTERNAL_MESSAGE, Ordering::AcqRel);
     }
 
     /// Makes the owner look, without a message. Returns as [`Self::post_vector`].
@@ -183,7 +219,8 @@ impl InterruptMailbox {
         if self.attention.swap(0, Ordering::AcqRel) == 0 {
             return Taken::default();
         }
-        let events = self.events.fetch_and(EXTERNAL_INTERRUPT, Ordering::AcqRel);
+        let kept = EXTERNAL_LINE | EXTERNAL_MESSAGE;
+        let events = self.events.fetch_and(kept, Ordering::AcqRel);
         Taken {
             edge: take_words(&self.edge),
             level: take_words(&self.level),
@@ -262,17 +299,38 @@ mod tests {
     #[test]
     fn events_are_separate_and_the_line_is_a_level() {
         let mailbox = InterruptMailbox::new();
-        mailbox.set_external_interrupt(true);
+        let line = ExternalInterrupt {
+            line: true,
+            message: false,
+        };
+        mailbox.set_external_line(true);
         mailbox.post_non_maskable();
         let taken = mailbox.take();
         assert_eq!(taken.non_maskable, 1);
         assert!(!taken.system_management && !taken.init);
-        assert!(mailbox.external_interrupt(), "taking leaves the line");
+        assert_eq!(mailbox.external_interrupt(), line, "taking leaves it");
         mailbox.post_system_management();
         let taken = mailbox.take();
         assert!(taken.system_management && taken.non_maskable == 0);
-        assert!(mailbox.set_external_interrupt(false));
-        assert!(!mailbox.external_interrupt());
+        assert!(mailbox.set_external_line(false));
+        assert_eq!(mailbox.external_interrupt(), ExternalInterrupt::NONE);
         assert_eq!(mailbox.take(), Taken::default());
+    }
+
+    #[test]
+    fn an_external_message_stays_until_it_is_acknowledged() {
+        let mailbox = InterruptMailbox::new();
+        let message = ExternalInterrupt {
+            line: false,
+            message: true,
+        };
+        assert!(mailbox.post_external_message());
+        assert_eq!(mailbox.take(), Taken::default());
+        assert_eq!(mailbox.external_interrupt(), message);
+        mailbox.acknowledge_external_interrupt();
+        assert_eq!(mailbox.external_interrupt(), ExternalInterrupt::NONE);
+        mailbox.post_external_message();
+        mailbox.post_init();
+        assert_eq!(mailbox.external_interrupt(), ExternalInterrupt::NONE);
     }
 }

@@ -318,13 +318,13 @@ fn mailbox_line_against_take() {
         let device = {
             let mailbox = Arc::clone(&mailbox);
             thread::spawn(move || {
-                mailbox.set_external_interrupt(true);
+                mailbox.set_external_line(true);
             })
         };
         mailbox.post_system_management();
         let early = mailbox.take();
         device.join().unwrap();
         assert!(early.system_management);
-        assert!(mailbox.external_interrupt());
+        assert!(mailbox.external_interrupt().line);
     });
 }

@@ -23,12 +23,15 @@ pub const SERIAL_1: u16 = 0x3f8;
 pub const POWER_MANAGEMENT: u16 = 0x600;
 /// The interrupt request of the system control interrupt.
 pub const SCI_IRQ: u8 = 9;
+/// What the I/O APIC is.
+pub const IO_APIC_VERSION: Version = Version::V20;
 
 const PIT_IRQ: u8 = 0;
 const SERIAL_1_IRQ: u8 = 4;
 const RTC_IRQ: u8 = 8;
 /// IRQ 0 reaches the I/O APIC at pin 2, because the 8259's output takes pin 0.
 const PIT_PIN: usize = 2;
+const PIC_PIN: usize = 0;
 
 /// Ports with a device behind them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +115,7 @@ pub const PORTS: &[PortRange] = &[
 pub enum Effect {
     /// Deliver an interrupt message to the local APICs.
     Message(InterruptMessage),
-    /// The 8259's INTR line changed; it goes to LINT0.
+    /// The 8259's INTR line changed; it goes to LINT0. (As an I/O APIC's message it is a [`Self::Message`].)
     ExternalInterrupt(Line),
     /// The first serial port transmitted a byte.
     Console(u8),
@@ -166,7 +169,7 @@ impl Pc {
     /// The devices after power-on, the real-time clock at `start`.
     pub fn starting_at(start: DateTime) -> Self {
         Self {
-            io_apic: IoApic::new(0, Version::V20),
+            io_apic: IoApic::new(0, IO_APIC_VERSION),
             pic: PicPair::new(),
             pit: Pit::new(),
             rtc: Rtc::new(start),
@@ -352,6 +355,8 @@ impl Pc {
     /// A processor acknowledges the 8259: gives the vector.
     pub fn acknowledge_external_interrupt(&mut self, effect: &mut dyn FnMut(Effect)) -> u8 {
         let vector = self.pic.acknowledge();
+        // 8259A, "Interrupt sequence": the output falls in the cycle, so that a further request is an edge.
+        send(self.io_apic.set_pin(PIC_PIN, Line::Deasserted), effect);
         self.update_external_interrupt(effect);
         vector
     }
@@ -430,7 +435,7 @@ impl Pc {
     fn suspend(&mut self, effect: &mut dyn FnMut(Effect)) {
         effect(Effect::Suspend);
         self.suspended = true;
-        self.io_apic = IoApic::new(0, Version::V20);
+        self.io_apic = IoApic::new(0, IO_APIC_VERSION);
         self.pic = PicPair::new();
         self.pit = Pit::new();
         self.serial = Uart::new();
@@ -446,6 +451,7 @@ impl Pc {
             self.external_interrupt = line;
             effect(Effect::ExternalInterrupt(line));
         }
+        send(self.io_apic.set_pin(PIC_PIN, line), effect);
     }
 }
 
@@ -476,6 +482,8 @@ fn send(messages: InterruptMessages, effect: &mut dyn FnMut(Effect)) {
 mod tests {
     extern crate alloc;
     use alloc::vec::Vec;
+
+    use arch::interrupt_command::DeliveryMode;
 
     use super::*;
 
@@ -554,6 +562,35 @@ mod tests {
         assert_eq!(messages, 1);
         pc.port_write(0x70, 1, 0, event, &mut |_| {});
         assert_eq!(pc.port_read(0x71, 1, event, &mut |_| {}), 1);
+    }
+
+    /// MultiProcessor Specification 3.6.2.2 Virtual Wire Mode, by the I/O APIC.
+    #[test]
+    fn the_8259_interrupts_by_the_io_apic_at_pin_0() {
+        let mut pc = Pc::new().with_test_device();
+        let mut messages = 0;
+        let mut out = |pc: &mut Pc, port, value| {
+            pc.port_write(port, 1, value, 0, &mut |effect| {
+                if let Effect::Message(message) = effect {
+                    assert_eq!(message.delivery_mode, DeliveryMode::ExternalInterrupt);
+                    messages += 1;
+                }
+            });
+            messages
+        };
+        pc.io_apic_write(0, 0x10, &mut |_| {});
+        pc.io_apic_write(0x10, 0x700, &mut |_| {});
+        out(&mut pc, 0x21, 0);
+        // Two requests: the second becomes an edge of its own when the first is acknowledged.
+        assert_eq!(out(&mut pc, 0x2003, 1), 1);
+        assert_eq!(out(&mut pc, 0x2005, 1), 1);
+        let mut again = 0;
+        assert_eq!(pc.acknowledge_external_interrupt(&mut |_| {}), 0x0b);
+        pc.port_write(0x20, 1, 0x20, 0, &mut |effect| {
+            again += u32::from(matches!(effect, Effect::Message(_)));
+        });
+        assert_eq!(again, 1);
+        assert_eq!(pc.acknowledge_external_interrupt(&mut |_| {}), 0x0d);
     }
 
     // ACPI 16.1.3, 4.8.3.1.1

@@ -462,7 +462,7 @@ fn interrupt(platform: &Platform, index: usize, random: &mut Random) {
         0 => mailbox.post_non_maskable(),
         1 if random.chance(20) => mailbox.post_init(),
         2 => mailbox.post_start_up(0xc),
-        3 => mailbox.set_external_interrupt(random.chance(50)),
+        3 => mailbox.set_external_line(random.chance(50)),
         _ => {
             let mode = random.pick(&[TriggerMode::Edge, TriggerMode::Level]);
             mailbox.post_vector(random.next() as u8, mode)

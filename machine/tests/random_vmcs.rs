@@ -133,7 +133,7 @@ fn interrupt(guest: &Guest, random: &mut Random) {
         0 => mailbox.post_non_maskable(),
         1 => mailbox.post_init(),
         2 => mailbox.post_start_up(random.next() as u8),
-        3 => mailbox.set_external_interrupt(random.chance(70)),
+        3 => mailbox.set_external_line(random.chance(70)),
         4 => mailbox.post_vector(0xe0, TriggerMode::Edge),
         _ => mailbox.post_vector(random.next() as u8, TriggerMode::Edge),
     };

@@ -30,10 +30,27 @@ fn load_table(instruction: [u8; 2], base: u32) -> Vec<u8> {
     code
 }
 
-/// Leaves the local APIC as it is, has channel 0 of the timer interrupt through the 8259, and waits. The
-/// handler ends the run with success.
-fn waits_for_the_timer() -> Vec<u8> {
+/// What passes the 8259's interrupt to the processor.
+#[derive(Clone, Copy, Debug)]
+enum Wire {
+    /// LINT0, as firmware left it.
+    Lint0,
+    /// The I/O APIC's pin 0, by ExtINT messages; LINT0 is masked.
+    IoApic,
+}
+
+/// Has channel 0 of the timer interrupt through the 8259, and waits. The handler ends the run with success.
+fn waits_for_the_timer(wire: Wire) -> Vec<u8> {
     let mut code = Vec::new();
+    if let Wire::IoApic = wire {
+        for (address, value) in [
+            (0xfee0_0350, 0x1_0000),
+            (0xfec0_0000, 0x10),
+            (0xfec0_0010, 0x700),
+        ] {
+            code.extend(store(address, value));
+        }
+    }
     for (address, value) in [
         // Code and data, flat.
         (GDT + 8, 0x0000_ffff),
@@ -74,19 +91,34 @@ fn waits_for_the_timer() -> Vec<u8> {
     code
 }
 
-#[test]
-fn the_timer_interrupts_through_the_8259_alone() {
-    let file = TemporaryFile::new("virtual-wire", &kernel(&waits_for_the_timer()));
+fn the_timer_interrupts_by(wire: Wire) {
+    let name = format!("virtual-wire-{wire:?}");
+    let file = TemporaryFile::new(&name, &kernel(&waits_for_the_timer(wire)));
     for (arguments, status) in [
         (&["machine", "--engine", "translator"][..], 2 * 0x10 + 1),
         (&["machine", "--engine", "interpreter"], 2 * 0x10 + 1),
-        (&["run", "--vcpus", "2", "--limit", "1000000000"], 0),
+        (&["run", "--vcpus", "2"], 0),
         (
             &["run", "--vcpus", "2", "--hypervisor-append", "apicv=off"],
             0,
         ),
     ] {
-        let ended = posthaste(&[arguments, &["--kernel", file.path()]].concat());
-        assert_eq!(ended.status, Some(status), "{arguments:?}: {ended:#?}");
+        let limit = ["--limit", "1000000000", "--kernel", file.path()];
+        let ended = posthaste(&[arguments, &limit].concat());
+        assert_eq!(
+            ended.status,
+            Some(status),
+            "{wire:?} {arguments:?}: {ended:#?}"
+        );
     }
+}
+
+#[test]
+fn the_timer_interrupts_through_the_8259_alone() {
+    the_timer_interrupts_by(Wire::Lint0);
+}
+
+#[test]
+fn the_8259_interrupts_through_the_io_apic() {
+    the_timer_interrupts_by(Wire::IoApic);
 }

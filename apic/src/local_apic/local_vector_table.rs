@@ -8,6 +8,7 @@ use arch::interrupt_command::{DeliveryMode, TriggerMode};
 use super::timer::TimerMode;
 use super::{Acceptance, Effect, LocalApic, LocalInterrupt};
 use crate::apic_base::ApicMode;
+use crate::mailbox::ExternalInterrupt;
 use crate::register_page::RegisterPage;
 
 /// Bits 12 (delivery status) and 14 (remote IRR): read-only, so writing them is no error.
@@ -142,6 +143,12 @@ impl<P: RegisterPage> LocalApic<P> {
         self.mode() == ApicMode::Disabled
             || entry & LVT_MASKED == 0
                 && DeliveryMode::from_bits((entry >> 8) as u8) == DeliveryMode::ExternalInterrupt
+    }
+
+    /// Whether the processor takes the 8259's interrupt: its line as far as LINT0 passes it, and
+    /// messages in any case.
+    pub fn takes(&self, external: ExternalInterrupt) -> bool {
+        external.message || external.line && self.passes_external_interrupts()
     }
 
     /// A level-triggered interrupt ended.

@@ -135,7 +135,7 @@ fn deliver(
         Delivery::StartUp { vector } => around.post_start_up(target, vector, sender),
         // There is no system-management mode in a guest.
         Delivery::SystemManagement => Signal::None,
-        Delivery::ExternalInterrupt => around.set_external_interrupt(target, true, sender),
+        Delivery::ExternalInterrupt => around.post_external_message(target, sender),
     });
 }
 
@@ -427,7 +427,7 @@ mod tests {
         let received = port.receive();
         assert_eq!(received.requests, [1 << 0x31, 0, 0, 0]);
         assert_eq!(received.events.unwrap().level, [1 << 0x31, 0, 0, 0]);
-        assert!(port.mailbox().external_interrupt());
+        assert!(port.mailbox().external_interrupt().message);
         let illegal = Message {
             vector: 3,
             ..message

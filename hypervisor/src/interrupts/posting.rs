@@ -93,21 +93,22 @@ impl Surroundings {
     }
 
     /// Sets the 8259's line to a vCPU.
-    pub fn set_external_interrupt(
-        &self,
-        target: &VcpuPort,
-        asserted: bool,
-        sender: Sender,
-    ) -> Signal {
-        if target.mailbox().external_interrupt() == asserted {
+    pub fn set_external_line(&self, target: &VcpuPort, asserted: bool, sender: Sender) -> Signal {
+        if target.mailbox().external_interrupt().line == asserted {
             return Signal::None;
         }
-        target.mailbox().set_external_interrupt(asserted);
+        target.mailbox().set_external_line(asserted);
         if asserted {
             self.attract(target, sender)
         } else {
             Signal::None
         }
+    }
+
+    /// Requests an acknowledge cycle of the 8259.
+    pub fn post_external_message(&self, target: &VcpuPort, sender: Sender) -> Signal {
+        target.mailbox().post_external_message();
+        self.attract(target, sender)
     }
 
     /// Makes the vCPU's processor look: it refreshes controls, takes the mailbox.
@@ -321,20 +322,14 @@ mod tests {
         let around = surroundings();
         let port = running(&around, 0, 1);
         assert_eq!(
-            around.set_external_interrupt(&port, true, SENDER),
+            around.set_external_line(&port, true, SENDER),
             Signal::Send(around.host.kick(1))
         );
-        assert_eq!(
-            around.set_external_interrupt(&port, true, SENDER),
-            Signal::None
-        );
+        assert_eq!(around.set_external_line(&port, true, SENDER), Signal::None);
         let _ = port.receive();
-        assert!(port.mailbox().external_interrupt(), "a level");
-        assert_eq!(
-            around.set_external_interrupt(&port, false, SENDER),
-            Signal::None
-        );
-        assert!(!port.mailbox().external_interrupt());
+        assert!(port.mailbox().external_interrupt().line, "a level");
+        assert_eq!(around.set_external_line(&port, false, SENDER), Signal::None);
+        assert!(!port.mailbox().external_interrupt().line);
     }
 
     #[test]

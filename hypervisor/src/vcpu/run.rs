@@ -20,6 +20,7 @@ use crate::vmx::instructions::{
     CurrentVmcs, Invalidation, LaunchState, RDX, enter, invvpid, vmclear, vmptrld,
 };
 use crate::vmx::vmcs::{Vmcs, VmxError};
+use apic::mailbox::ExternalInterrupt;
 use apic::non_maskable::{Handling, PendingNonMaskable};
 use arch::control_register::rflags;
 use arch::exit::{ENTRY_FAILURE, ExitReason};
@@ -263,8 +264,7 @@ fn rest(
         return Ok(Some(Leave::WaitForSipi));
     }
     let enabled = vmcs.read(vmcs::GUEST_RFLAGS)? & rflags::IF != 0;
-    let external =
-        port.mailbox().external_interrupt() && vcpu.apic.apic().passes_external_interrupts();
+    let external = vcpu.apic.apic().takes(port.mailbox().external_interrupt());
     if vcpu.non_maskable.is_pending()
         || vcpu.event.is_some()
         || enabled && (external || vcpu.apic.has_deliverable())
@@ -291,14 +291,14 @@ fn prepare_entry(
     let by_processor = vcpu.apic.controls().virtual_interrupt_delivery;
     // The common case with virtual-interrupt delivery: the processor does the rest.
     if by_processor
-        && !external
+        && external == ExternalInterrupt::NONE
         && vcpu.event.is_none()
         && !vcpu.non_maskable.is_pending()
         && vcpu.pending_reset.is_none()
     {
         let state = vcpu
             .apic
-            .prepare_entry(GuestInterruptibility::Blocked, false);
+            .prepare_entry(GuestInterruptibility::Blocked, ExternalInterrupt::NONE);
         if let Some(status) = state.interrupt_status {
             vmcs.write(vmcs::GUEST_INTERRUPT_STATUS, status)?;
         }
@@ -310,7 +310,7 @@ fn prepare_entry(
         }
         return close_window(vcpu, vmcs);
     }
-    prepare_events(vcpu, external, vmcs, context)
+    prepare_events(vcpu, port, external, vmcs, context)
 }
 
 /// No interrupt waits for the guest to take it.
@@ -338,7 +338,8 @@ fn write_end_of_interrupt_exits(vmcs: &mut CurrentVmcs, bitmap: [u64; 4]) -> Res
 #[inline(never)]
 fn prepare_events(
     vcpu: &mut VirtualProcessor,
-    external: bool,
+    port: &VcpuPort,
+    external: ExternalInterrupt,
     vmcs: &mut CurrentVmcs,
     context: Context,
 ) -> Result<(), VmxError> {
@@ -385,6 +386,7 @@ fn prepare_events(
             vcpu.apic.another_waits()
         }
         Injection::ExternalInterrupt => {
+            port.mailbox().acknowledge_external_interrupt();
             let vector = context
                 .hypervisor
                 .acknowledge_external_interrupt(context.processor);

@@ -219,7 +219,7 @@ fn route(
             if let Some(port) = vm.port(LINT0_VCPU) {
                 let signal = vm
                     .around()
-                    .set_external_interrupt(port, line.is_asserted(), sender);
+                    .set_external_line(port, line.is_asserted(), sender);
                 act(PlatformEffect::Signal(signal));
             }
         }
@@ -426,7 +426,7 @@ mod tests {
         let port = bench.vm.port(1).unwrap();
         assert_eq!(port.receive().requests, [1 << 0x30, 0, 0, 0]);
         let lint0 = bench.vm.port(0).unwrap();
-        assert!(lint0.mailbox().external_interrupt());
+        assert!(lint0.mailbox().external_interrupt().line);
         let context = AccessContext {
             vm: &bench.vm,
             sender: Sender { processor: 0 },
@@ -436,7 +436,7 @@ mod tests {
             .platform
             .acknowledge_external_interrupt(context, |_| {});
         assert_eq!(vector, 0x20);
-        assert!(!lint0.mailbox().external_interrupt());
+        assert!(!lint0.mailbox().external_interrupt().line);
     }
 
     #[test]

@@ -220,12 +220,8 @@ impl Cpu {
         if self.apic.deliverable().is_some() {
             return Some(InterruptSource::LocalApic);
         }
-        let line = self
-            .platform
-            .inboxes
-            .get(self.index)
-            .is_some_and(|inbox| inbox.mailbox.external_interrupt());
-        (line && self.apic.passes_external_interrupts()).then_some(InterruptSource::Legacy)
+        let external = self.inbox.mailbox.external_interrupt();
+        self.apic.takes(external).then_some(InterruptSource::Legacy)
     }
 
     /// Acknowledges the interrupt from `source` and gives its vector.
@@ -239,6 +235,7 @@ impl Cpu {
                 None => self.apic.spurious_vector(),
             },
             InterruptSource::Legacy => {
+                self.inbox.mailbox.acknowledge_external_interrupt();
                 let now = self.now();
                 self.platform
                     .acknowledge_external_interrupt(self.index, now)

@@ -88,7 +88,7 @@ impl Platform {
             Effect::ExternalInterrupt(line) => {
                 // INTR is wired to LINT0 of the bootstrap processor.
                 if let Some(inbox) = self.inboxes.first() {
-                    inbox.mailbox.set_external_interrupt(line.is_asserted());
+                    inbox.mailbox.set_external_line(line.is_asserted());
                     self.wake(0);
                 }
             }

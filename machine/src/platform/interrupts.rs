@@ -68,7 +68,7 @@ impl Platform {
             Delivery::SystemManagement => mailbox.post_system_management(),
             Delivery::Init => mailbox.post_init(),
             Delivery::StartUp { vector } => mailbox.post_start_up(vector),
-            Delivery::ExternalInterrupt => mailbox.set_external_interrupt(true),
+            Delivery::ExternalInterrupt => mailbox.post_external_message(),
         };
         self.wake(index);
     }

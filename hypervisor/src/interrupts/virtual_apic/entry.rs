@@ -1,5 +1,6 @@
 //! What the next VM entry needs to know of the virtual APIC.
 
+use apic::mailbox::ExternalInterrupt;
 use apic::register_page::{RegisterPage, VectorBank, highest_vector};
 use arch::apic_register::PROCESSOR_PRIORITY;
 
@@ -54,14 +55,14 @@ impl<P: RegisterPage> VirtualApic<P> {
     /// Computes what the next entry loads, and takes into service what it injects. Last before the
     /// entry, after [`VirtualApic::receive`]: what is reported here must be done.
     ///
-    /// `external_interrupt` is whether the 8259 asserts its line to this vCPU.
+    /// `external_interrupt` is what of the 8259's interrupt there is for this vCPU.
     #[inline]
     pub fn prepare_entry(
         &mut self,
         interruptibility: GuestInterruptibility,
-        external_interrupt: bool,
+        external_interrupt: ExternalInterrupt,
     ) -> EntryState {
-        let external = external_interrupt && self.apic.passes_external_interrupts();
+        let external = self.apic.takes(external_interrupt);
         if self.controls.virtual_interrupt_delivery {
             self.prepare_with_delivery(interruptibility, external)
         } else {

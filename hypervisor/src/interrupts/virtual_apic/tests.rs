@@ -3,6 +3,7 @@ use core::num::NonZeroU32;
 use apic::{
     apic_base::Processor,
     local_apic::Features,
+    mailbox::ExternalInterrupt,
     register_page::{OwnedPage, set_vector, test_vector},
 };
 use arch::apic_register as offset;
@@ -30,6 +31,11 @@ impl RegisterPage for SharedPage {
 
 type Apic = VirtualApic<SharedPage>;
 
+/// The 8259 asserts its line.
+const LINE: ExternalInterrupt = ExternalInterrupt {
+    line: true,
+    message: false,
+};
 const SENDER: Sender = Sender { processor: 0 };
 const SOFTWARE: ApicFeatures = ApicFeatures {
     tpr_shadow: false,
@@ -79,15 +85,24 @@ fn the_bootstrap_vcpu_takes_the_8259s_interrupts_from_the_start() {
         let configuration = *apic(ApicMode::Xapic, features).apic().configuration();
         let mut apic = Apic::new(SharedPage::default(), 0, configuration, features);
         let open = GuestInterruptibility::Open;
-        assert_eq!(apic.prepare_entry(open, true).injection, Injection::None);
+        assert_eq!(apic.prepare_entry(open, LINE).injection, Injection::None);
         let _ = apic.enter_virtual_wire_mode(&vm);
         assert!(vm.identities().identity(0).unwrap().software_enabled);
         assert_eq!(
-            apic.prepare_entry(open, true).injection,
+            apic.prepare_entry(open, LINE).injection,
             Injection::ExternalInterrupt
         );
         let _ = apic.init(&vm);
-        assert_eq!(apic.prepare_entry(open, true).injection, Injection::None);
+        assert_eq!(apic.prepare_entry(open, LINE).injection, Injection::None);
+        // A message goes past LINT0.
+        let message = ExternalInterrupt {
+            line: false,
+            message: true,
+        };
+        assert_eq!(
+            apic.prepare_entry(open, message).injection,
+            Injection::ExternalInterrupt
+        );
     }
 }
 
@@ -99,11 +114,11 @@ fn settle(apic: &mut Apic, vm: &VmInterrupts, effect: Effect) -> (FollowUp, Vec<
 }
 
 fn open(apic: &mut Apic) -> EntryState {
-    apic.prepare_entry(GuestInterruptibility::Open, false)
+    apic.prepare_entry(GuestInterruptibility::Open, ExternalInterrupt::NONE)
 }
 
 fn blocked(apic: &mut Apic) -> EntryState {
-    apic.prepare_entry(GuestInterruptibility::Blocked, false)
+    apic.prepare_entry(GuestInterruptibility::Blocked, ExternalInterrupt::NONE)
 }
 
 #[test]
@@ -475,7 +490,7 @@ fn the_timer_fires_into_the_requests() {
 fn the_8259_gets_in_by_lint0() {
     for features in [SOFTWARE, ApicFeatures::ALL] {
         let mut apic = apic(ApicMode::X2apic, features);
-        let entry = |apic: &mut Apic, how| apic.prepare_entry(how, true).injection;
+        let entry = |apic: &mut Apic, how| apic.prepare_entry(how, LINE).injection;
         assert_eq!(
             entry(&mut apic, GuestInterruptibility::Open),
             Injection::None,
@@ -493,7 +508,7 @@ fn the_8259_gets_in_by_lint0() {
     }
     // A disabled local APIC leaves its pin to the processor (SDM 10.4.3).
     let mut off = apic(ApicMode::Disabled, SOFTWARE);
-    let state = off.prepare_entry(GuestInterruptibility::Open, true);
+    let state = off.prepare_entry(GuestInterruptibility::Open, LINE);
     assert_eq!(state.injection, Injection::ExternalInterrupt);
 }
 
