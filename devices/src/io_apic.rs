@@ -40,6 +40,16 @@ pub enum Version {
     V20,
 }
 
+impl Version {
+    /// Bits 7:0 of the version register.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::V11 => 0x11,
+            Self::V20 => 0x20,
+        }
+    }
+}
+
 /// An I/O APIC.
 #[derive(Clone, Debug)]
 pub struct IoApic {
@@ -126,13 +136,7 @@ impl IoApic {
         match self.select {
             // The ID and the arbitration ID are in bits 27:24.
             ID | ARBITRATION => u32::from(self.id) << 24,
-            VERSION => {
-                let version = match self.version {
-                    Version::V11 => 0x11,
-                    Version::V20 => 0x20,
-                };
-                (PINS as u32 - 1) << 16 | version
-            }
+            VERSION => (PINS as u32 - 1) << 16 | u32::from(self.version.number()),
             index => match self.entry_of(index) {
                 Some((pin, shift)) => self
                     .entries

@@ -1,4 +1,5 @@
-//! What a PC's firmware leaves for the system it starts: ACPI tables and a loaded kernel.
+//! What a PC's firmware leaves for the system it starts: ACPI and MultiProcessor tables, and a loaded
+//! kernel.
 //!
 //! Both directions are here. The machine and the hypervisor *build* tables and *load* kernels; the
 //! hypervisor's image, itself loaded that way, *reads* the tables and the boot information it was
@@ -15,3 +16,4 @@ extern crate alloc;
 pub mod acpi;
 pub mod boot;
 pub mod memory;
+pub mod multiprocessor;

@@ -14,6 +14,7 @@ use firmware::acpi;
 use firmware::acpi::build::{TableConfig, Tables};
 use firmware::boot::{self, BootError, BootRequest, Rsdp};
 use firmware::memory::{LoadMemory, MemoryError};
+use firmware::multiprocessor::{self, ProcessorDescription};
 
 use crate::bios_data;
 use crate::cpu::msr::UnknownMsr;
@@ -243,7 +244,7 @@ impl Machine {
 
     fn load(&mut self, kernel: &Kernel<'_>) -> Result<(), MachineError> {
         let ram = &self.platform.ram;
-        let tables = firmware_tables(ram, self.processors.len())?;
+        let tables = firmware_tables(ram, &self.processors)?;
         self.platform.set_facs(tables.facs);
         let memory_map = memory_map(ram);
         let loaded = boot::load(
@@ -327,10 +328,18 @@ const LEGACY_START: u64 = bios_data::EXTENDED_START;
 /// First address above the legacy area.
 const LEGACY_END: u64 = 0x10_0000;
 
-/// Puts the ACPI tables into the BIOS area, where software also finds them by searching, and the BIOS
-/// data areas into low memory.
-fn firmware_tables(ram: &Ram, processors: usize) -> Result<Tables, MachineError> {
-    let apic_ids: Vec<u32> = (0..processors as u32).collect();
+/// Puts the ACPI and MultiProcessor tables into the BIOS area, where software also finds them by searching,
+/// and the BIOS data areas into low memory.
+fn firmware_tables(ram: &Ram, processors: &[Processor]) -> Result<Tables, MachineError> {
+    let apic_ids: Vec<u32> = (0..processors.len() as u32).collect();
+    let features = processors.first().map(|first| first.cpu.cpuid(1, 0));
+    let features = features.unwrap_or_default();
+    let kind = ProcessorDescription {
+        signature: features.eax,
+        features: features.edx,
+        local_apic_version: apic::local_apic::VERSION_NUMBER,
+        io_apic_version: devices::pc::IO_APIC_VERSION.number(),
+    };
     let config = TableConfig {
         sleep_type_suspend: Some(acpi_power::SLEEP_TYPE_SUSPEND),
         ..TableConfig::posthaste(&apic_ids)
@@ -339,6 +348,10 @@ fn firmware_tables(ram: &Ram, processors: usize) -> Result<Tables, MachineError>
         acpi::build::build(&config).map_err(|error| MachineError::Tables(error.to_string()))?;
     RamLoader(ram)
         .write(tables.base, &tables.bytes)
+        .and_then(|()| {
+            let tables = multiprocessor::build(&config, kind);
+            RamLoader(ram).write(multiprocessor::BASE, &tables)
+        })
         .and_then(|()| bios_data::write(&mut RamLoader(ram)))
         .map_err(|error| MachineError::Tables(error.to_string()))?;
     Ok(tables)

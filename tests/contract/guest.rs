@@ -2,6 +2,7 @@
 
 use devices::pc::PORTS;
 use firmware::acpi::build::{DestinationRule, TableConfig, build};
+use firmware::multiprocessor::{self, ProcessorDescription};
 use posthaste_hypervisor::vm::cpuid::{Adjustment, POLICY as CPUID, Source};
 use posthaste_hypervisor::vm::guest_image;
 use posthaste_hypervisor::vm::memory::MemoryLayout;
@@ -48,7 +49,7 @@ pub(crate) fn memory_map() -> String {
     table(&["a guest with", "guest-physical addresses", "is"], rows)
 }
 
-/// The ACPI tables of a guest with two vCPUs.
+/// The firmware's tables of a guest with two vCPUs.
 pub(crate) fn firmware_tables() -> String {
     let tables = build(&TableConfig {
         destinations: DestinationRule::ForcePhysical,
@@ -102,6 +103,27 @@ pub(crate) fn firmware_tables() -> String {
         };
         rows.push(vec![signature.to_owned(), hex(address), what.to_owned()]);
     }
+    let kind = ProcessorDescription {
+        signature: 0,
+        features: 0,
+        local_apic_version: apic::local_apic::VERSION_NUMBER,
+        io_apic_version: devices::pc::IO_APIC_VERSION.number(),
+    };
+    let bytes = multiprocessor::build(&TableConfig::posthaste(&[0, 1]), kind);
+    assert!(bytes.starts_with(b"_MP_") && bytes[16..].starts_with(b"PCMP"));
+    rows.push(vec![
+        "\\_MP\\_".to_owned(),
+        hex(multiprocessor::BASE),
+        "Intel's MultiProcessor floating pointer structure, for kernels that do not know ACPI"
+            .to_owned(),
+    ]);
+    rows.push(vec![
+        "PCMP".to_owned(),
+        hex(multiprocessor::BASE + 16),
+        "their configuration table: the processors, I/O APIC and interrupts of the APIC table, the 8259s at \
+         LINT0 of the bootstrap processor, NMI at LINT1"
+            .to_owned(),
+    ]);
     table(&["table", "address", "what it says"], rows)
 }
 

@@ -8,10 +8,11 @@ use apic::apic_base::Processor as ProcessorKind;
 use apic::local_apic::{Configuration as ApicConfiguration, Features as LocalApicFeatures};
 use apic::pid_pointer_table::ApicIdSpace;
 use firmware::boot::information::{BootInformation, ModuleLocation};
+use firmware::multiprocessor::ProcessorDescription;
 use spin::{Mutex, Once};
 
 use super::virtual_machine::{MachineMemory, VirtualMachine};
-use super::{Hypervisor, report, tsc_ticks_per_timer_count, vmx_operation};
+use super::{Hypervisor, apic_timer_hertz, report, tsc_ticks_per_timer_count, vmx_operation};
 use crate::host::aligned_page::AlignedPage;
 use crate::host::frame_allocator::FrameAllocator;
 use crate::host::instructions::{read_time_stamp, wait_for_interrupt};
@@ -24,9 +25,11 @@ use crate::interrupts::physical_interrupts::{PhysicalInterrupts, VECTORS};
 use crate::interrupts::vm_interrupts::VmInterrupts;
 use crate::say;
 use crate::scheduler::Scheduler;
+use crate::vcpu::exits;
 use crate::vcpu::guest_state::Start;
 use crate::vcpu::virtual_processor::{Activity, VirtualProcessor};
 use crate::vm::configuration::{ApicOffer, Configuration, Switch};
+use crate::vm::cpuid::{self, CpuidContext};
 use crate::vm::guest_image::{GuestImage, load_guest};
 use crate::vmx::capability::Capabilities;
 use crate::vmx::control_plan::apic_features;
@@ -241,7 +244,8 @@ fn make_virtual_machine(
         command_line: &kernel.command_line,
         modules: &modules,
     };
-    let loaded = match load_guest(&memory.memory, &image, configuration.vcpus) {
+    let kind = vcpu_kind(configuration, features);
+    let loaded = match load_guest(&memory.memory, &image, configuration.vcpus, kind) {
         Ok(loaded) => loaded,
         Err(error) => fail(Status::Other, format_args!("{error}")),
     };
@@ -317,6 +321,26 @@ fn make_virtual_machine(
         }
     }
     vm
+}
+
+/// What the firmware's tables say of the vCPUs: what CPUID will.
+fn vcpu_kind(configuration: &Configuration, features: FeatureSet) -> ProcessorDescription {
+    let about = CpuidContext {
+        apic_id: 0,
+        vcpus: configuration.vcpus,
+        apic: configuration.apic,
+        apic_enabled: true,
+        rdtscp: features.contains(Feature::Rdtscp),
+        tsc_hz: time::tsc_hertz(),
+        apic_timer_hz: apic_timer_hertz(),
+    };
+    let leaf = cpuid::answer(1, 0, &about, exits::cpuid::processor);
+    ProcessorDescription {
+        signature: leaf.eax,
+        features: leaf.edx,
+        local_apic_version: apic::local_apic::VERSION_NUMBER,
+        io_apic_version: devices::pc::IO_APIC_VERSION.number(),
+    }
 }
 
 /// The bytes of a boot module.

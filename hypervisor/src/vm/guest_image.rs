@@ -8,6 +8,7 @@ use firmware::{
     acpi::build::{BuildError, DestinationRule, TableConfig, build},
     boot::{BootError, BootRequest, EntryState, Module, Protocol, Rsdp, detect, load},
     memory::{LoadMemory, MemoryError},
+    multiprocessor::{self, ProcessorDescription},
 };
 
 use super::memory::{FrameAccess, GuestMemory, GuestPhysical, MemoryLayout};
@@ -46,7 +47,7 @@ pub struct LoadedGuest {
 pub enum GuestImageError {
     /// The kernel or its modules.
     Boot(BootError),
-    /// The ACPI tables.
+    /// The firmware's tables.
     Tables(BuildError),
     /// The tables do not fit into the guest's memory.
     Memory(MemoryError),
@@ -56,8 +57,10 @@ impl fmt::Display for GuestImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Boot(error) => write!(f, "the guest image cannot be loaded: {error}"),
-            Self::Tables(error) => write!(f, "the guest's ACPI tables cannot be built: {error}"),
-            Self::Memory(error) => write!(f, "the guest's ACPI tables do not fit: {error}"),
+            Self::Tables(error) => {
+                write!(f, "the guest's firmware tables cannot be built: {error}")
+            }
+            Self::Memory(error) => write!(f, "the guest's firmware tables do not fit: {error}"),
         }
     }
 }
@@ -111,7 +114,8 @@ pub fn memory_map(layout: MemoryLayout) -> Vec<MemoryRegion> {
     map
 }
 
-/// Loads `image` and the tables for `vcpus` vCPUs, whose APIC IDs are their numbers, into `memory`.
+/// Loads `image` and the tables for `vcpus` vCPUs, whose APIC IDs are their numbers and which are of the
+/// `kind`, into `memory`.
 ///
 /// The tables force physical destination mode (FADT flag bit 19), so that a guest that obeys them
 /// sends the IPIs that IPI virtualization handles (SDM 30.1.6; prior-art C5). Their OEM ID is our
@@ -123,6 +127,7 @@ pub fn load_guest<F: FrameAccess>(
     memory: &GuestMemory<F>,
     image: &GuestImage<'_>,
     vcpus: u32,
+    kind: ProcessorDescription,
 ) -> Result<LoadedGuest, GuestImageError> {
     let apic_ids: Vec<u32> = (0..vcpus).collect();
     let config = TableConfig {
@@ -133,6 +138,10 @@ pub fn load_guest<F: FrameAccess>(
     let mut loader = Loader(memory);
     loader
         .write(tables.base, &tables.bytes)
+        .and_then(|()| {
+            let tables = multiprocessor::build(&config, kind);
+            loader.write(multiprocessor::BASE, &tables)
+        })
         .map_err(GuestImageError::Memory)?;
     let map = memory_map(memory.layout());
     // vCPUs start in protected mode, and every Linux kernel can be entered in it.
@@ -166,6 +175,13 @@ mod tests {
 
     const ENTRY: u32 = 0x10_0040;
     const TEXT: &[u8] = &[0xfa, 0xf4];
+
+    const KIND: ProcessorDescription = ProcessorDescription {
+        signature: 0x6f2,
+        features: 0x178b_fbfd,
+        local_apic_version: 0x14,
+        io_apic_version: 0x20,
+    };
 
     /// A 64-bit ELF with one segment at 1 MiB and a PVH note.
     fn kernel() -> Vec<u8> {
@@ -226,7 +242,7 @@ mod tests {
     fn a_pvh_kernel_finds_its_command_line_its_tables_and_its_memory() {
         let memory = memory(5 << 30);
         let elf = kernel();
-        let loaded = load_guest(&memory, &image(&elf), 3).unwrap();
+        let loaded = load_guest(&memory, &image(&elf), 3, KIND).unwrap();
         assert_eq!((loaded.entry.rip, loaded.entry.eax), (u64::from(ENTRY), 0));
         assert_eq!(bytes(&memory, u64::from(ENTRY), 2), TEXT);
         let info = u64::from(loaded.entry.ebx);
@@ -251,7 +267,7 @@ mod tests {
     fn the_tables_force_physical_destinations_and_name_every_vcpu() {
         let memory = memory(64 << 20);
         let elf = kernel();
-        let loaded = load_guest(&memory, &image(&elf), 3).unwrap();
+        let loaded = load_guest(&memory, &image(&elf), 3, KIND).unwrap();
         let xsdt = memory.read_u64(GuestPhysical(loaded.rsdp + 24)).unwrap();
         let length = memory.read_u32(GuestPhysical(xsdt + 4)).unwrap();
         let mut flags = None;
@@ -279,6 +295,20 @@ mod tests {
     }
 
     #[test]
+    fn the_multiprocessor_tables_name_every_vcpu() {
+        let memory = memory(64 << 20);
+        load_guest(&memory, &image(&kernel()), 3, KIND).unwrap();
+        assert_eq!(bytes(&memory, 0xf_0000, 4), b"_MP_");
+        let table = memory.read_u32(GuestPhysical(0xf_0004)).unwrap();
+        assert_eq!(bytes(&memory, table.into(), 4), b"PCMP");
+        let processors = bytes(&memory, u64::from(table) + 44, 4 * 20);
+        let ids: Vec<_> = processors.chunks(20).map(|entry| &entry[..4]).collect();
+        let expected = [[0, 0, 0x14, 3], [0, 1, 0x14, 1], [0, 2, 0x14, 1]];
+        assert_eq!(ids[..3], expected);
+        assert_eq!(ids[3][0], 1, "a bus follows");
+    }
+
+    #[test]
     fn what_cannot_be_loaded_is_one_line() {
         let memory = memory(64 << 20);
         let elf = kernel();
@@ -287,7 +317,7 @@ mod tests {
             (&[][..], "the guest image cannot be loaded: "),
             (&elf[..100], "the guest image cannot be loaded: "),
         ] {
-            let error = load_guest(&memory, &image(kernel), 1)
+            let error = load_guest(&memory, &image(kernel), 1, KIND)
                 .unwrap_err()
                 .to_string();
             assert!(
@@ -297,7 +327,7 @@ mod tests {
         }
         let small = self::memory(0x10_0000);
         assert!(
-            load_guest(&small, &image(&elf), 1).is_err(),
+            load_guest(&small, &image(&elf), 1, KIND).is_err(),
             "too little memory"
         );
     }

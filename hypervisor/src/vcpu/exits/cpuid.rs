@@ -10,6 +10,17 @@ use crate::vmx::instructions::{RAX, RBX, RCX, RDX};
 use crate::vmx::vmcs::Vmcs;
 use apic::apic_base::ApicMode;
 
+/// What the processor itself says.
+pub fn processor(leaf: u32, subleaf: u32) -> CpuidRegisters {
+    let real = instructions::cpuid(leaf, subleaf);
+    CpuidRegisters {
+        eax: real.eax,
+        ebx: real.ebx,
+        ecx: real.ecx,
+        edx: real.edx,
+    }
+}
+
 pub(super) fn cpuid(
     vcpu: &mut VirtualProcessor,
     vmcs: &mut impl Vmcs,
@@ -30,15 +41,7 @@ pub(super) fn cpuid(
         registers[RAX] as u32,
         registers[RCX] as u32,
         &about,
-        |leaf, subleaf| {
-            let real = instructions::cpuid(leaf, subleaf);
-            CpuidRegisters {
-                eax: real.eax,
-                ebx: real.ebx,
-                ecx: real.ecx,
-                edx: real.edx,
-            }
-        },
+        processor,
     );
     registers[RAX] = u64::from(result.eax);
     registers[RBX] = u64::from(result.ebx);

@@ -2,7 +2,7 @@
 
 mod apic;
 mod control_register;
-mod cpuid;
+pub mod cpuid;
 mod event;
 mod interrupt;
 mod io;
