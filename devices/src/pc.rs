@@ -32,6 +32,8 @@ const RTC_IRQ: u8 = 8;
 /// IRQ 0 reaches the I/O APIC at pin 2, because the 8259's output takes pin 0.
 const PIT_PIN: usize = 2;
 const PIC_PIN: usize = 0;
+/// As firmware leaves them: the SCI is level-triggered (ACPI 4.8.2.1).
+const FIRMWARE_PICS: PicPair = PicPair::new().with_level_triggered(SCI_IRQ);
 
 /// Ports with a device behind them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +172,7 @@ impl Pc {
     pub fn starting_at(start: DateTime) -> Self {
         Self {
             io_apic: IoApic::new(0, IO_APIC_VERSION),
-            pic: PicPair::new(),
+            pic: FIRMWARE_PICS,
             pit: Pit::new(),
             rtc: Rtc::new(start),
             serial: Uart::new(),
@@ -436,7 +438,7 @@ impl Pc {
         effect(Effect::Suspend);
         self.suspended = true;
         self.io_apic = IoApic::new(0, IO_APIC_VERSION);
-        self.pic = PicPair::new();
+        self.pic = FIRMWARE_PICS;
         self.pit = Pit::new();
         self.serial = Uart::new();
         self.reset = ResetControl::new();

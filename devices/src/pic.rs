@@ -48,6 +48,18 @@ impl PicPair {
         }
     }
 
+    /// The same pair with an interrupt request (3 to 7, 9 to 12, 14, 15) that firmware has set to be
+    /// level-triggered.
+    #[must_use]
+    pub const fn with_level_triggered(mut self, irq: u8) -> Self {
+        match irq {
+            0..8 => self.master.level_triggered |= 1 << irq & MASTER_EDGE_LEVEL_WRITABLE,
+            8..16 => self.slave.level_triggered |= 1 << (irq - 8) & SLAVE_EDGE_LEVEL_WRITABLE,
+            _ => {}
+        }
+        self
+    }
+
     /// Whether a port belongs to the pair.
     pub const fn claims(port: u16) -> bool {
         matches!(
@@ -433,6 +445,18 @@ mod tests {
             assert_eq!(pics.acknowledge(), vector);
             pics.write(SLAVE_COMMAND, 0x20);
             pics.write(MASTER_COMMAND, 0x20);
+        }
+    }
+
+    #[test]
+    fn firmware_sets_what_is_level_triggered() {
+        let mut pics = PicPair::new().with_level_triggered(9);
+        assert_eq!(pics.read(SLAVE_EDGE_LEVEL), 0x02);
+        assert_eq!(pics.read(MASTER_EDGE_LEVEL), 0);
+        for fixed in [0, 2, 8, 13, 16] {
+            let mut pics = PicPair::new().with_level_triggered(fixed);
+            assert_eq!(pics.read(MASTER_EDGE_LEVEL), 0, "{fixed}");
+            assert_eq!(pics.read(SLAVE_EDGE_LEVEL), 0, "{fixed}");
         }
     }
 
