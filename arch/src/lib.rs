@@ -11,6 +11,7 @@
 
 pub mod apic_register;
 pub mod control_register;
+pub mod debug_register;
 pub mod descriptor;
 pub mod exception;
 pub mod exit;

@@ -54,6 +54,38 @@ fn an_illegal_control_gives_the_whole_dump() {
         .last()
         .map(|line| (line.kind.as_str(), line.get("reason")));
     assert_eq!(last, Some(("stop", "entry-failure")), "{text}");
+    // Its virtual machine ended and nothing else: the hypervisor's statistics are complete.
+    let agreement = finished.result.agreement(&finished.report, &finished.lines);
+    assert_eq!(agreement, Ok(()), "{text}");
+}
+
+#[test]
+fn illegal_guest_state_names_the_rule() {
+    let run = GuestRun {
+        hypervisor_options: "break=guest-state".to_owned(),
+        ..GuestRun::default()
+    };
+    let finished = run
+        .run_to_end(Box::new(|_, _| {}))
+        .unwrap_or_else(|error| panic!("{error}"));
+    let text = &finished.console;
+    assert_eq!(finished.report.outcome, Outcome::Exit(0x12), "{text}");
+    for part in [
+        "VM entry failed: exit reason 0x80000021 (ENTRY_FAILURE_GUEST_STATE)",
+        "guest state breaks a rule of VM entries: the VMCS link pointer is",
+        "(SDM 27.3.1.5)",
+    ] {
+        assert_eq!(text.matches(part).count(), 1, "{part:?} in\n{text}");
+    }
+    let exits: Vec<_> = finished
+        .lines
+        .iter()
+        .filter(|line| line.kind == "exits" && line.get("vcpu") == "all")
+        .collect();
+    assert_eq!(exits.len(), 1, "{text}");
+    assert_eq!(exits[0].number("ENTRY_FAILURE_GUEST_STATE"), 1, "{text}");
+    let agreement = finished.result.agreement(&finished.report, &finished.lines);
+    assert_eq!(agreement, Ok(()), "{text}");
 }
 
 #[test]

@@ -11,6 +11,8 @@ pub enum Ending {
     Reset,
     /// The guest did what ends it: a triple fault, an access that nothing can emulate.
     GuestCrashed,
+    /// The processor refused to enter the guest, or a VMX instruction failed.
+    EntryFailure,
 }
 
 impl Ending {
@@ -20,6 +22,7 @@ impl Ending {
             Self::PowerOff => 0x100,
             Self::GuestCrashed => 0x101,
             Self::Reset => 0x102,
+            Self::EntryFailure => 0x103,
         }
     }
 
@@ -28,7 +31,27 @@ impl Ending {
             0x100 => Self::PowerOff,
             0x101 => Self::GuestCrashed,
             0x102 => Self::Reset,
+            0x103 => Self::EntryFailure,
             status => Self::GuestExit(status as u8),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_ending_is_decoded_as_it_was_encoded() {
+        for ending in [
+            Ending::GuestExit(0),
+            Ending::GuestExit(0xff),
+            Ending::PowerOff,
+            Ending::Reset,
+            Ending::GuestCrashed,
+            Ending::EntryFailure,
+        ] {
+            assert_eq!(Ending::decode(ending.encode()), ending);
         }
     }
 }

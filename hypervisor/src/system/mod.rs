@@ -65,9 +65,9 @@ fn tsc_ticks_per_timer_count() -> NonZeroU32 {
 }
 
 impl Hypervisor {
-    /// Whether a control is to be wrong on purpose.
-    pub fn sabotage(&self) -> bool {
-        self.configuration.sabotage == Some(Sabotage::IllegalControl)
+    /// What is to be wrong on purpose.
+    pub fn sabotage(&self) -> Option<Sabotage> {
+        self.configuration.sabotage
     }
 
     /// Whether notifications are suppressed while a vCPU's processor is in root mode.
@@ -134,7 +134,13 @@ impl Hypervisor {
 
     /// The virtual machine ends: every processor leaves its vCPU.
     pub fn end(&self, ending: Ending) {
+        self.end_after(ending, || {});
+    }
+
+    /// The same, after the first to end it has said `last_words`.
+    fn end_after(&self, ending: Ending, last_words: impl FnOnce()) {
         if self.vm.begin_ending(ending.encode()) {
+            last_words();
             for number in 0..self.processors.len() as u32 {
                 self.kick(number);
             }

@@ -31,7 +31,10 @@ impl Hypervisor {
                 continue;
             };
             if let Err((slot, failure)) = self.run_vcpu(slot.0, &mut loaded, processor) {
-                self.fail(slot, &failure, processor)
+                // It ends its virtual machine, and nothing else: the processor goes on.
+                self.end_after(Ending::EntryFailure, || {
+                    report::entry_failure(self, slot, processor.number, &failure);
+                });
             }
         }
     }
@@ -146,20 +149,10 @@ impl Hypervisor {
                 say!("posthaste: the guest reset its machine");
                 (Status::Other, "guest-reset")
             }
+            Some(Ending::EntryFailure) => (Status::EntryFailure, "entry-failure"),
             Some(Ending::GuestCrashed) | None => (Status::Other, "guest-crashed"),
         };
         say!("#ph stop reason={end}");
         shutdown::stop(status)
-    }
-
-    /// An entry failed, or a VMX instruction did: says everything and stops.
-    fn fail(&self, vcpu: u32, failure: &Failure, processor: &Processor) -> ! {
-        // The first to fail reports.
-        if !self.vm.begin_ending(Ending::GuestCrashed.encode()) {
-            halt_forever()
-        }
-        report::dump_vmcs(vcpu, processor.number, failure);
-        say!("#ph stop reason=entry-failure");
-        shutdown::stop(Status::EntryFailure)
     }
 }

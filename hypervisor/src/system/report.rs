@@ -10,6 +10,7 @@ use crate::say;
 use crate::vcpu::exit_counters::ExitCounters;
 use crate::vcpu::run::Failure;
 use crate::vmx::dump::{self, PhysicalMemory};
+use crate::vmx::guest_state_checks::{self, Limits};
 use crate::vmx::instructions::CurrentVmcs;
 
 /// Structures of the hypervisor's own, identity-mapped.
@@ -23,24 +24,38 @@ impl PhysicalMemory for Identity {
     }
 }
 
-/// The physical-address width (CPUID.80000008H:EAX[7:0]).
-pub fn physical_address_width() -> u32 {
+/// CPUID.80000008H:EAX, or what it would be where there is no such leaf.
+fn address_widths() -> u32 {
     if instructions::cpuid(0x8000_0000, 0).eax >= 0x8000_0008 {
-        instructions::cpuid(0x8000_0008, 0).eax & 0xff
+        instructions::cpuid(0x8000_0008, 0).eax
     } else {
-        36
+        48 << 8 | 36
     }
 }
 
-/// Prints the whole VMCS that is current on this processor.
-pub fn dump_vmcs(vcpu: u32, processor: u32, failure: &Failure) {
-    // SAFETY: the caller's vCPU is loaded on this processor.
+/// The physical-address width.
+pub fn physical_address_width() -> u32 {
+    address_widths() & 0xff
+}
+
+/// Says that a vCPU cannot be entered, why, and prints the VMCS that is current on this processor.
+pub fn entry_failure(hypervisor: &Hypervisor, vcpu: u32, processor: u32, failure: &Failure) {
+    // SAFETY: the caller's vCPU is loaded on this processor, or its VMCS could not be made current,
+    // and then there is nothing to read.
     let vmcs = unsafe { CurrentVmcs::new() };
     console::with_writer(|out| {
         let _ = writeln!(
             out,
             "posthaste: vcpu {vcpu} on processor {processor} cannot be entered: {failure}"
         );
+        if matches!(failure, Failure::Entry(_)) {
+            let limits = Limits {
+                cr4: hypervisor.capabilities.cr4.may_be_1,
+                physical_address_width: physical_address_width(),
+                linear_address_width: address_widths() >> 8 & 0xff,
+            };
+            let _ = guest_state_checks::write_violations(out, &vmcs, limits);
+        }
         let _ = dump::write(out, &vmcs, &Identity, physical_address_width());
     });
 }

@@ -15,6 +15,7 @@ use crate::interrupts::ipi_virtualization::Refresh;
 use crate::interrupts::vcpu_port::VcpuPort;
 use crate::interrupts::virtual_apic::{GuestInterruptibility, Injection};
 use crate::system::Hypervisor;
+use crate::vm::configuration::Sabotage;
 use crate::vmx::feature::Feature;
 use crate::vmx::instructions::{
     CurrentVmcs, Invalidation, LaunchState, RDX, enter, invvpid, vmclear, vmptrld,
@@ -99,9 +100,12 @@ pub fn load(
         flush_translations(vcpu, hypervisor)?;
         vcpu.last_processor = Some(processor.number);
     }
-    if hypervisor.sabotage() {
+    match hypervisor.sabotage() {
         // Bits that must be 1 become 0: every processor refuses that (SDM 27.2.1.1).
-        vmcs.write(vmcs::PIN_BASED_CONTROLS, 0)?;
+        Some(Sabotage::IllegalControl) => vmcs.write(vmcs::PIN_BASED_CONTROLS, 0)?,
+        // Not the address of a VMCS (SDM 27.3.1.5).
+        Some(Sabotage::IllegalGuestState) => vmcs.write(vmcs::VMCS_LINK_POINTER, 1)?,
+        None => {}
     }
     vcpu.extended.load(processor);
     Ok(())
@@ -178,10 +182,10 @@ pub fn run(
         }
         vcpu.launched = LaunchState::Launched;
         let reason = vmcs.read(vmcs::EXIT_REASON)?;
+        vcpu.exits.count(reason);
         if reason & ENTRY_FAILURE != 0 {
             return Err(Failure::Entry(reason));
         }
-        vcpu.exits.count(reason);
         if reason == ExitReason::Wrmsr as u32 && exits::unicast(vcpu, &mut vmcs, context)?
             || reason == ExitReason::ApicWrite as u32 && exits::xapic_unicast(vcpu, &vmcs, context)?
         {

@@ -73,6 +73,8 @@ pub struct FeatureSwitches {
 pub enum Sabotage {
     /// One illegal VM-execution control, to see the dump of a failed entry.
     IllegalControl,
+    /// One illegal field of the guest-state area, to see which rule of the entry is named.
+    IllegalGuestState,
 }
 
 /// The parsed command line.
@@ -92,7 +94,7 @@ pub struct Configuration {
     pub notification_suppression: NotificationSuppression,
     /// `seed`: for whatever the hypervisor randomizes; 0 when not given.
     pub seed: u64,
-    /// `break`: `control`.
+    /// `break`: `control` or `guest-state`.
     pub sabotage: Option<Sabotage>,
 }
 
@@ -259,7 +261,8 @@ impl Configuration {
             "break" => {
                 self.sabotage = match value {
                     "control" => Some(Sabotage::IllegalControl),
-                    _ => return Err(invalid(option, value, "control")),
+                    "guest-state" => Some(Sabotage::IllegalGuestState),
+                    _ => return Err(invalid(option, value, "control or guest-state")),
                 }
             }
             _ => return Err(ConfigurationError::UnknownOption { word: option }),

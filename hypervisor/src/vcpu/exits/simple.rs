@@ -8,6 +8,7 @@ use crate::vcpu::virtual_processor::{Activity, VirtualProcessor};
 use crate::vmx::vmcs::Vmcs;
 use arch::exit::ExitReason;
 use arch::vmcs;
+use core::fmt;
 
 /// HLT: the run loop lets the vCPU sleep unless something is there for it.
 pub(super) fn hlt(vcpu: &mut VirtualProcessor, vmcs: &mut impl Vmcs) -> Outcome {
@@ -16,7 +17,13 @@ pub(super) fn hlt(vcpu: &mut VirtualProcessor, vmcs: &mut impl Vmcs) -> Outcome 
     Ok(Next::Resume)
 }
 
-fn stop(what: &str, vcpu: &VirtualProcessor, vmcs: &impl Vmcs, context: Context) -> Outcome {
+/// Ends the virtual machine in one line.
+fn stop(
+    what: fmt::Arguments,
+    vcpu: &VirtualProcessor,
+    vmcs: &impl Vmcs,
+    context: Context,
+) -> Outcome {
     say!(
         "posthaste: vcpu {}: {what} at CS:RIP {:#x}:{:#x}, RSP {:#x}, CR0 {:#x}, CR3 {:#x}, CR4 {:#x}, EFER {:#x}, qualification {:#x}",
         vcpu.number,
@@ -39,7 +46,7 @@ pub(super) fn triple_fault(
     vmcs: &mut impl Vmcs,
     context: Context,
 ) -> Outcome {
-    stop("triple fault", vcpu, vmcs, context)
+    stop(format_args!("triple fault"), vcpu, vmcs, context)
 }
 
 /// An exit that no control asked for, or one that nothing here can emulate, ends the virtual machine.
@@ -50,8 +57,8 @@ pub(super) fn unexpected(
     context: Context,
 ) -> Outcome {
     let name = ExitReason::from_number(exit_reason as u16).map_or("?", ExitReason::name);
-    say!("posthaste: exit reason {exit_reason:#x} ({name}) is not handled");
-    stop(name, vcpu, vmcs, context)
+    let what = format_args!("exit reason {exit_reason:#x} ({name}) is not handled");
+    stop(what, vcpu, vmcs, context)
 }
 
 /// An access that nothing answers and that cannot be emulated.
@@ -61,6 +68,7 @@ pub(super) fn unmapped(
     vmcs: &mut impl Vmcs,
     context: Context,
 ) -> Outcome {
-    say!("posthaste: guest-physical address {address:#x} cannot be accessed by this instruction");
-    stop("memory access", vcpu, vmcs, context)
+    let what =
+        format_args!("guest-physical address {address:#x} cannot be accessed by this instruction");
+    stop(what, vcpu, vmcs, context)
 }
