@@ -62,6 +62,17 @@ pub(crate) fn store(address: u64, value: u32) -> Vec<u8> {
     code
 }
 
+/// Goes on with the next snippet, at whose end the guest fails, unless RAX is `wanted`: a guest whose
+/// checks all hold ends with success.
+pub(crate) fn check_rax(wanted: u32) -> Vec<u8> {
+    let mut code = vec![0x48, 0x3d]; // cmp rax, wanted
+    code.extend(word(wanted));
+    code.extend([0x74, 0x08]); // je over
+    code.extend([0xb0, 0x11, 0xe6, 0xf4]); // mov al, 11h; out 0f4h, al
+    code.extend([0xfa, 0xf4, 0xeb, 0xfc]); // cli; hlt
+    code
+}
+
 /// A guest of snippets that ends with success after the last.
 #[derive(Default)]
 pub(crate) struct GuestImage {

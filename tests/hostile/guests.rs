@@ -5,7 +5,8 @@ use machine::platform::Outcome;
 use posthaste::guest_run::{ApicMode, GuestRun};
 
 use crate::guest_image::{
-    DATA, GuestImage, INTERRUPT_STACK, Mapping, PML4, load, read_msr, store, word, write_msr,
+    DATA, GuestImage, INTERRUPT_STACK, Mapping, PML4, check_rax, load, read_msr, store, word,
+    write_msr,
 };
 use crate::instructions::Opcodes;
 use crate::random::Random;
@@ -540,17 +541,6 @@ fn random_code_at_the_highest_privilege() {
             "seed {seed}: {outcome}: {console}"
         );
     }
-}
-
-/// Goes on with the next snippet, at whose end the guest fails, unless RAX is `wanted`: a guest whose
-/// checks all hold ends with success.
-fn check_rax(wanted: u32) -> Vec<u8> {
-    let mut code = vec![0x48, 0x3d]; // cmp rax, wanted
-    code.extend(word(wanted));
-    code.extend([0x74, 0x08]); // je over
-    code.extend([0xb0, 0x11, 0xe6, 0xf4]); // mov al, 11h; out 0f4h, al
-    code.extend([0xfa, 0xf4, 0xeb, 0xfc]); // cli; hlt
-    code
 }
 
 /// REP OUTS and INS with every element size, and what they leave in RCX, RSI and RDI.

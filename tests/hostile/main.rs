@@ -3,6 +3,8 @@
 
 mod boot_images;
 mod configurations;
+mod entries;
+mod flat_image;
 mod guest_image;
 mod guests;
 #[path = "../../machine/tests/hostile/instructions.rs"]

@@ -271,6 +271,7 @@ fn rest(
     let external = vcpu.apic.apic().takes(port.mailbox().external_interrupt());
     if vcpu.non_maskable.is_pending()
         || vcpu.event.is_some()
+        || guest_state::debug_exception_is_due(vmcs)?
         || enabled && (external || vcpu.apic.has_deliverable())
     {
         vcpu.activity = Activity::Active;
@@ -353,6 +354,7 @@ fn prepare_events(
     }
     let mut injected = false;
     if let Some(event) = vcpu.event.take() {
+        guest_state::settle_pending_debug(vmcs)?;
         event.write(vmcs)?;
         injected = true;
     }

@@ -14,13 +14,13 @@ mod string_io;
 pub(super) use self::apic::{follow_up, xapic_unicast};
 pub(super) use self::model_specific_register::unicast;
 
-use super::event_injection::{Event, interruptibility};
+use super::event_injection::Event;
+use super::guest_state::complete_instruction;
 use super::run::Leave;
 use super::virtual_processor::VirtualProcessor;
 use crate::host::processor::Processor;
 use crate::system::Hypervisor;
 use crate::vmx::vmcs::{Vmcs, VmxError};
-use arch::control_register::rflags;
 use arch::exception;
 use arch::exit::ExitReason;
 use arch::vmcs;
@@ -46,45 +46,17 @@ pub enum Next {
 /// What a handler gives back.
 pub type Outcome = Result<Next, VmxError>;
 
-/// Completes the instruction that exited: moves RIP past it.
+/// Completes the instruction that exited.
 #[inline(always)]
 pub(super) fn advance(vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
     let length = vmcs.read(vmcs::EXIT_INSTRUCTION_LENGTH)?;
-    advance_by(length, vmcs)
+    complete_instruction(vmcs, length)
 }
 
-/// Completes an instruction of `length` bytes: moves RIP past it, ends blocking by STI and MOV SS (SDM
-/// 28.3.3, "interruptibility state"), and lets the single-step trap follow that the processor would
-/// have made (SDM 17.3.1.4).
+/// Completes an instruction of `length` bytes, where the exit does not give its length.
 #[inline(always)]
 fn advance_by(length: u32, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
-    let rip = vmcs.read(vmcs::GUEST_RIP)?;
-    vmcs.write(vmcs::GUEST_RIP, rip.wrapping_add(u64::from(length)))?;
-    let state = vmcs.read(vmcs::GUEST_INTERRUPTIBILITY_STATE)?;
-    if state & (interruptibility::STI | interruptibility::MOV_SS) != 0 {
-        vmcs.write(
-            vmcs::GUEST_INTERRUPTIBILITY_STATE,
-            state & !(interruptibility::STI | interruptibility::MOV_SS),
-        )?;
-    }
-    if vmcs.read(vmcs::GUEST_RFLAGS)? & rflags::TF != 0 {
-        single_step(vmcs)?;
-    }
-    Ok(())
-}
-
-#[cold]
-#[inline(never)]
-fn single_step(vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
-    // SDM 17.4.1: bit 1, BTF. None of the instructions that exit here is a branch.
-    const BRANCH_TRAP_FLAG: u64 = 1 << 1;
-    // SDM 25.4.2, table "Format of Pending-Debug-Exceptions".
-    const SINGLE_STEP: u64 = 1 << 14;
-    if vmcs.read(vmcs::GUEST_DEBUGCTL)? & BRANCH_TRAP_FLAG == 0 {
-        let pending = vmcs.read(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS)?;
-        vmcs.write(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, pending | SINGLE_STEP)?;
-    }
-    Ok(())
+    complete_instruction(vmcs, length)
 }
 
 /// Makes the guest see fault `vector` instead of the instruction.

@@ -4,15 +4,15 @@ use super::{Context, Next, Outcome, advance, general_protection};
 use crate::host::instructions::read_time_stamp;
 use crate::interrupts::posting::Sender;
 use crate::say;
+use crate::vcpu::guest_state::{Accepted, write_efer};
+use crate::vcpu::run::flush_translations;
 use crate::vcpu::virtual_processor::VirtualProcessor;
 use crate::vm::msr::{
-    Access, Direction, Notice, Paging, Register, checked_efer, checked_pat, line_of, read_access,
-    write_access,
+    Access, Direction, Notice, Register, checked_pat, line_of, read_access, write_access,
 };
 use crate::vmx::feature::Feature;
 use crate::vmx::instructions::{RAX, RCX, RDX};
 use crate::vmx::vmcs::{Vmcs, VmxError};
-use arch::control_register::cr0;
 use arch::{msr, vmcs};
 
 /// The common IPI: an intercepted WRMSR 830H with a fixed, physical unicast. `false`: it is something
@@ -134,16 +134,8 @@ fn emulated_write(
             context.processor.note_timer();
         }
         Register::Efer => {
-            let current = vmcs.read(vmcs::GUEST_EFER)?;
-            let paging = if vmcs.read(vmcs::GUEST_CR0)? & cr0::PG != 0 {
-                Paging::On
-            } else {
-                Paging::Off
-            };
-            let Ok(efer) = checked_efer(current, value, paging) else {
-                return Ok(false);
-            };
-            vmcs.write(vmcs::GUEST_EFER, efer)?;
+            flush_translations(vcpu, context.hypervisor)?;
+            return Ok(write_efer(value, vmcs)? == Accepted::Yes);
         }
         Register::Pat => {
             let Ok(pat) = checked_pat(value) else {

@@ -1,33 +1,11 @@
 //! The registers of a guest that the VMCS holds, as RESET, INIT, a start-up IPI or a loader leaves
 //! them.
 
+use super::control_registers::Modes;
 use crate::vmx::vmcs::{Vmcs, VmxError};
-use arch::control_register::efer;
-use arch::control_register::{cr0, cr4, rflags};
+use arch::control_register::{cr0, cr4, efer, rflags};
 use arch::vmcs::{self, Field16, Field32, FieldNatural};
-use arch::vmx_control::entry::IA32E_MODE_GUEST;
 use firmware::boot::{EntryMode, EntryState};
-
-/// CR0 bits that the guest sees as it wrote them, while the real ones are what VMX wants: NE must be
-/// 1 (SDM A.7), and caching is the hypervisor's business.
-pub const CR0_HOST_OWNED: u64 = cr0::NE | cr0::CD | cr0::NW;
-
-/// CR4 bits that a guest may set.
-pub const CR4_GUEST: u64 = cr4::VME
-    | cr4::PVI
-    | cr4::TSD
-    | cr4::DE
-    | cr4::PSE
-    | cr4::PAE
-    | cr4::MCE
-    | cr4::PGE
-    | cr4::PCE
-    | cr4::OSFXSR
-    | cr4::OSXMMEXCPT
-    | cr4::UMIP
-    | cr4::FSGSBASE
-    | cr4::SMEP
-    | cr4::SMAP;
 
 /// CR0 after INIT (SDM 9.1.1, table "IA-32 and Intel 64 Processor States").
 pub const CR0_RESET: u64 = cr0::CD | cr0::NW | cr0::ET;
@@ -132,38 +110,6 @@ impl Segment {
 struct DescriptorTable {
     base: u64,
     limit: u32,
-}
-
-/// The registers that say in which mode a guest runs, as it sees them.
-struct Modes {
-    cr0: u64,
-    cr3: u64,
-    cr4: u64,
-    efer: u64,
-}
-
-impl Modes {
-    fn write(&self, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
-        vmcs.write(vmcs::CR0_READ_SHADOW, self.cr0)?;
-        vmcs.write(vmcs::GUEST_CR0, real_cr0(self.cr0))?;
-        vmcs.write(vmcs::CR4_READ_SHADOW, self.cr4)?;
-        vmcs.write(vmcs::GUEST_CR4, self.cr4 | cr4::VMXE)?;
-        vmcs.write(vmcs::GUEST_CR3, self.cr3)?;
-        vmcs.write(vmcs::GUEST_EFER, self.efer)?;
-        // SDM 27.3.1.5, "checks on guest IA32_EFER": the control and LMA say the same.
-        let controls = vmcs.read(vmcs::ENTRY_CONTROLS)?;
-        let controls = if self.efer & efer::LMA != 0 {
-            controls | IA32E_MODE_GUEST
-        } else {
-            controls & !IA32E_MODE_GUEST
-        };
-        vmcs.write(vmcs::ENTRY_CONTROLS, controls)
-    }
-}
-
-/// The real CR0 under the one that the guest sees.
-pub const fn real_cr0(seen: u64) -> u64 {
-    (seen | cr0::NE | cr0::ET) & !(cr0::CD | cr0::NW)
 }
 
 /// Writes the guest-state area as `start` says. `has_pat`: the VMCS holds IA32_PAT.
