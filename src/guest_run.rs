@@ -143,6 +143,13 @@ pub enum RunError {
     Machine(MachineError),
     /// More vCPUs than the hypervisor takes, or none.
     VirtualProcessors(usize),
+    /// The guest's memory does not fit beside the hypervisor and the files.
+    GuestMemory {
+        /// What the guest was to have, in MiB.
+        wanted: u64,
+        /// What is free, in MiB.
+        free: u64,
+    },
     /// The run ended otherwise than by the hypervisor's orderly stop.
     Ended {
         /// How.
@@ -206,6 +213,11 @@ impl fmt::Display for RunError {
                     .iter()
                     .try_for_each(|line| write!(f, "; {line}"))
             }
+            Self::GuestMemory { wanted, free } => write!(
+                f,
+                "the guest's {wanted} MiB of memory do not fit into the {free} MiB that the hypervisor and the files \
+                 leave of the machine's: give the guest less with --guest-memory, or the machine more with --memory"
+            ),
             Self::Panicked { reason } => write!(f, "the guest's kernel panicked: {reason}"),
             Self::GuestFailed { lines } => {
                 write!(f, "the guest's checks failed")?;
@@ -395,6 +407,14 @@ impl GuestRun {
                 let lines = finished.console.lines().filter(failed);
                 return Err(RunError::GuestFailed {
                     lines: lines.map(str::to_owned).collect(),
+                });
+            }
+            Outcome::Exit(exit_value::OTHER)
+                if let Some(line) = finished.lines.iter().find(|line| line.kind == "no-memory") =>
+            {
+                return Err(RunError::GuestMemory {
+                    wanted: line.number("guest"),
+                    free: line.number("free"),
                 });
             }
             _ => return Err(ended()),

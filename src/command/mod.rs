@@ -118,7 +118,11 @@ impl CommandError {
             | Self::Tool(_)
             | Self::Terminal(_)
             | Self::NoOutput
-            | Self::Run(RunError::Machine(_) | RunError::VirtualProcessors(_)) => Status::NotRun,
+            | Self::Run(
+                RunError::Machine(_)
+                | RunError::VirtualProcessors(_)
+                | RunError::GuestMemory { .. },
+            ) => Status::NotRun,
             Self::Run(RunError::Ended {
                 outcome: Outcome::ConsoleFailed,
                 ..

@@ -109,9 +109,12 @@ fn too_little_memory() {
         // Too little for the hypervisor's image, its heap, the guest.
         ("2", "does not fit"),
         ("8", "of free memory for the heap"),
-        ("24", "64 MiB of contiguous memory for the guest"),
+        ("24", "64 MiB of memory do not fit"),
         // And more than anybody has.
-        ("18446744073709551615", "bytes of RAM"),
+        (
+            "18446744073709551615",
+            "more than there are physical addresses",
+        ),
     ] {
         refused(&posthaste(&["run", "--memory", mib]), &[said]);
     }

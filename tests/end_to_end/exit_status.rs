@@ -69,6 +69,27 @@ fn the_commands_own_are_even() {
     }
 }
 
+/// A machine whose RAM lies on both sides of the hole below 4 GiB gives a guest five eighths of it, in pieces.
+#[test]
+fn a_guests_memory_need_not_be_one_piece() {
+    // mov dword [bfff0000h], 1234h; cmp dword [bfff0000h], 1234h; sete al; shl al, 4; out 0f4h, al
+    let code = [
+        0xc7, 0x05, 0, 0, 0xff, 0xbf, 0x34, 0x12, 0, 0, 0x81, 0x3d, 0, 0, 0xff, 0xbf, 0x34, 0x12,
+        0, 0, 0x0f, 0x94, 0xc0, 0xc0, 0xe0, 0x04, 0xe6, 0xf4, 0xfa, 0xf4, 0xeb, 0xfd,
+    ];
+    let file = TemporaryFile::new("pieces.elf", &kernel(&code));
+    let machine = ["--cpus", "1", "--vcpus", "1", "--memory", "5000"];
+    let ended = posthaste(&[&["run", "--kernel", file.path()][..], &machine].concat());
+    assert_eq!(ended.status, Some(0), "{ended:#?}");
+    // What does not fit is said in the user's terms.
+    let wanted = ["--guest-memory", "4990"];
+    let ended = posthaste(&[&["run", "--kernel", file.path()][..], &machine, &wanted].concat());
+    assert_eq!(ended.status, Some(2), "{ended:#?}");
+    let said = "the guest's 4990 MiB of memory do not fit into the 49";
+    assert!(ended.errors.contains(said), "{ended:#?}");
+    assert!(ended.errors.contains("--guest-memory"), "{ended:#?}");
+}
+
 #[test]
 fn a_probe_answers_by_its_status() {
     let ended = posthaste(&["probe"]);

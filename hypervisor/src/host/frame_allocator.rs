@@ -3,6 +3,8 @@
 //! The hypervisor takes memory at boot and when it makes a VM, and never gives any back, so a list
 //! of free ranges is all there is.
 
+use alloc::vec::Vec;
+
 /// Size of a page frame in bytes.
 pub const FRAME: u64 = 4096;
 const MAXIMUM: usize = 128;
@@ -107,6 +109,46 @@ impl FrameAllocator {
         self.allocate_below(size, alignment, u64::MAX)
     }
 
+    /// Takes `size` bytes in as many pieces as it needs, each at a multiple of `alignment` and, but for the last, a
+    /// multiple of it long; the highest places first. Takes nothing if there is not so much.
+    pub fn allocate_pieces(&mut self, size: u64, alignment: u64) -> Option<Vec<Range>> {
+        let alignment = alignment.max(FRAME);
+        let mut left = size.checked_add(FRAME - 1)? & !(FRAME - 1);
+        let mut ranges = self.free[..self.count].to_vec();
+        ranges.sort_unstable_by_key(|range| core::cmp::Reverse(range.start));
+        let mut pieces = Vec::new();
+        for range in ranges {
+            let (Some(first), last) = (
+                range.start.checked_next_multiple_of(alignment),
+                range.end & !(alignment - 1),
+            ) else {
+                continue;
+            };
+            // What is left may end in the middle of an aligned piece.
+            let wanted = left.min(range.end.saturating_sub(first));
+            let start = if wanted < left {
+                first
+            } else {
+                range.end.saturating_sub(wanted) & !(alignment - 1)
+            };
+            let length = if wanted < left {
+                last.saturating_sub(first)
+            } else {
+                wanted
+            };
+            if length == 0 || start < first {
+                continue;
+            }
+            pieces.push(Range::new(start, length));
+            left -= length;
+            if left == 0 {
+                pieces.iter().for_each(|piece| self.reserve(*piece));
+                return Some(pieces);
+            }
+        }
+        None
+    }
+
     /// The free ranges, in no order.
     pub fn ranges(&self) -> &[Range] {
         &self.free[..self.count]
@@ -168,6 +210,43 @@ mod tests {
         assert_eq!(allocator.allocate_below(1, FRAME, 0x10_0000), Some(0x9e000));
         assert_eq!(allocator.allocate(0x80_0000, FRAME), None);
         assert_eq!(allocator.allocate(u64::MAX, FRAME), None);
+    }
+
+    #[test]
+    fn pieces_are_aligned_and_cover_what_was_asked_for() {
+        const MIB: u64 = 1 << 20;
+        // As in a machine with 5 GiB: most of it on the two sides of the hole below 4 GiB.
+        let machine = || {
+            let mut allocator = FrameAllocator::new();
+            allocator.add(Range::new(0x1000, 0x9e000));
+            allocator.add(Range::new(17 * MIB + 0x3000, 3055 * MIB));
+            allocator.add(Range::new(4096 * MIB, 1928 * MIB));
+            allocator
+        };
+        for (wanted, pieces) in [(1, 1), (1928, 1), (1929, 2), (3125, 2), (4977, 2)] {
+            let mut allocator = machine();
+            let before = allocator.free_bytes();
+            let taken = allocator.allocate_pieces(wanted * MIB, 2 * MIB).unwrap();
+            assert_eq!(taken.len(), pieces, "{wanted} {taken:?}");
+            let sum: u64 = taken.iter().map(|piece| piece.size()).sum();
+            assert_eq!(sum, wanted * MIB);
+            assert_eq!(allocator.free_bytes(), before - sum);
+            for (index, piece) in taken.iter().enumerate() {
+                assert_eq!(piece.start % (2 * MIB), 0);
+                assert!(index + 1 == taken.len() || piece.size() % (2 * MIB) == 0);
+                let whole = machine();
+                let inside = |range: &&Range| range.start <= piece.start && piece.end <= range.end;
+                assert!(
+                    whole.ranges().iter().any(|range| inside(&range)),
+                    "{taken:?}"
+                );
+            }
+        }
+        let mut allocator = machine();
+        let before = allocator.free_bytes();
+        assert_eq!(allocator.allocate_pieces(4990 * MIB, 2 * MIB), None);
+        assert_eq!(allocator.allocate_pieces(u64::MAX, 2 * MIB), None);
+        assert_eq!(allocator.free_bytes(), before, "nothing was taken");
     }
 
     #[test]

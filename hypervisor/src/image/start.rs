@@ -88,13 +88,8 @@ extern "C" fn boot_processor_start(protocol: u32, information: u64) -> ! {
             "no free page below 640 KiB to start processors from"
         ))
     };
-    // Loading the guest makes copies of its files.
-    let files = boot
-        .modules
-        .iter()
-        .fold(0u64, |sum, module| sum.saturating_add(module.size));
-    let heap_size =
-        (HEAP + HEAP_PER_PROCESSOR * apic_ids.len() as u64).saturating_add(files.saturating_mul(3));
+    // The guest's files are loaded from where the boot loader put them.
+    let heap_size = HEAP + HEAP_PER_PROCESSOR * apic_ids.len() as u64;
     let Some(heap) = frames.allocate(heap_size, FRAME) else {
         fail(format_args!(
             "not {} KiB of free memory for the heap",

@@ -2,6 +2,7 @@
 
 mod device_access;
 mod ending;
+mod machine_memory;
 mod processor_loop;
 pub mod report;
 mod start;

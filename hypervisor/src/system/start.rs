@@ -11,7 +11,8 @@ use firmware::boot::information::{BootInformation, ModuleLocation};
 use firmware::multiprocessor::ProcessorDescription;
 use spin::{Mutex, Once};
 
-use super::virtual_machine::{MachineMemory, VirtualMachine};
+use super::machine_memory::{MachineError, MachineMemory};
+use super::virtual_machine::VirtualMachine;
 use super::{Hypervisor, apic_timer_hertz, report, tsc_ticks_per_timer_count, vmx_operation};
 use crate::host::aligned_page::AlignedPage;
 use crate::host::frame_allocator::FrameAllocator;
@@ -224,7 +225,12 @@ fn make_virtual_machine(
         access_page,
     ) {
         Ok(memory) => memory,
-        Err(error) => fail(Status::Other, format_args!("{error}")),
+        Err(error) => {
+            if let MachineError::NoMemory { mib, free_mib } = error {
+                say!("#ph no-memory guest={mib} free={free_mib}");
+            }
+            fail(Status::Other, format_args!("{error}"))
+        }
     };
     let Some((kernel, others)) = boot.information.modules.split_first() else {
         fail(

@@ -1,171 +1,20 @@
 //! The virtual machine: memory, interrupts, devices, vCPUs.
-#![allow(unsafe_code, reason = "guest memory and vCPUs behind cells")]
+#![allow(unsafe_code, reason = "vCPUs behind cells")]
 
 use crate::host::aligned_page::AlignedPage;
 use crate::host::console;
-use crate::host::frame_allocator::{FRAME, FrameAllocator};
 use crate::interrupts::vm_interrupts::VmInterrupts;
+use crate::system::machine_memory::{HostFrames, MachineMemory};
 use crate::vcpu::virtual_processor::VirtualProcessor;
 use crate::vm::console_input::ConsoleInput;
 use crate::vm::devices::Platform;
-use crate::vm::memory::{FrameAccess, GuestMemory, MemoryLayout};
-use crate::vmx::ept::{Ept, EptError, Permission, TableMemory};
+use crate::vm::memory::GuestMemory;
 use crate::vmx::io_bitmap::IoBitmap;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use arch::msr::apic_base::DEFAULT_ADDRESS;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 use spin::Mutex;
-
-/// The host frames behind a guest's RAM: one contiguous piece.
-#[derive(Clone, Copy, Debug)]
-pub struct HostFrames {
-    start: u64,
-}
-
-impl FrameAccess for HostFrames {
-    fn read(&self, offset: u64, bytes: &mut [u8]) {
-        // SAFETY: `GuestMemory` has checked the range against the layout, which this piece backs
-        // whole. A running guest may write at the same time: a torn copy is the guest's own doing.
-        unsafe {
-            core::ptr::copy_nonoverlapping(
-                (self.start + offset) as *const u8,
-                bytes.as_mut_ptr(),
-                bytes.len(),
-            );
-        }
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) {
-        // SAFETY: as `read`; nothing of the hypervisor's own lies in this piece.
-        unsafe {
-            core::ptr::copy_nonoverlapping(
-                bytes.as_ptr(),
-                (self.start + offset) as *mut u8,
-                bytes.len(),
-            );
-        }
-    }
-
-    fn set_bits(&self, offset: u64, bits: u8) {
-        // SAFETY: as `read`: one byte of the guest's RAM, mapped for as long as the hypervisor runs,
-        // which the guest's processors also change by atomic steps alone.
-        let byte = unsafe { AtomicU8::from_ptr((self.start + offset) as *mut u8) };
-        byte.fetch_or(bits, Ordering::Relaxed);
-    }
-}
-
-/// Page tables in frames of the hypervisor's.
-struct Tables<'a>(&'a mut FrameAllocator);
-
-impl TableMemory for Tables<'_> {
-    fn allocate_table(&mut self) -> Option<u64> {
-        let address = self.0.allocate(FRAME, FRAME)?;
-        // SAFETY: fresh from the allocator and identity-mapped.
-        unsafe { core::ptr::write_bytes(address as *mut u8, 0, FRAME as usize) };
-        Some(address)
-    }
-
-    fn read(&self, address: u64) -> u64 {
-        // SAFETY: an entry of a table that `allocate_table` gave.
-        unsafe { (address as *const u64).read_volatile() }
-    }
-
-    fn write(&mut self, address: u64, entry: u64) {
-        // SAFETY: as `read`.
-        unsafe { (address as *mut u64).write_volatile(entry) }
-    }
-}
-
-/// Why a virtual machine cannot be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MachineError {
-    /// Not so much contiguous memory.
-    NoMemory {
-        /// Wanted, in MiB.
-        mib: u64,
-        /// Free, in MiB.
-        free_mib: u64,
-    },
-    /// EPT.
-    Ept(EptError),
-}
-
-impl From<EptError> for MachineError {
-    fn from(error: EptError) -> Self {
-        Self::Ept(error)
-    }
-}
-
-impl core::fmt::Display for MachineError {
-    fn fmt(&self, formatter: &mut core::fmt::Formatter) -> core::fmt::Result {
-        match self {
-            Self::NoMemory { mib, free_mib } => write!(
-                formatter,
-                "not {mib} MiB of contiguous memory for the guest ({free_mib} MiB are free); use memory=N"
-            ),
-            Self::Ept(error) => error.fmt(formatter),
-        }
-    }
-}
-
-/// The guest's RAM and the tables that map it.
-#[derive(Debug)]
-pub struct MachineMemory {
-    /// The RAM.
-    pub memory: GuestMemory<HostFrames>,
-    /// The EPT pointer.
-    pub ept_pointer: u64,
-    /// The APIC-access page, if the processor is to watch it.
-    pub apic_access_page: Option<AlignedPage>,
-}
-
-impl MachineMemory {
-    /// Takes `mib` MiB, zeroes them and maps them.
-    pub fn new(
-        frames: &mut FrameAllocator,
-        mib: u64,
-        ept_vpid: u64,
-        apic_access_page: Option<AlignedPage>,
-    ) -> Result<Self, MachineError> {
-        let size = mib << 20;
-        let start = frames
-            .allocate(size, 2 << 20)
-            .ok_or(MachineError::NoMemory {
-                mib,
-                free_mib: frames.free_bytes() >> 20,
-            })?;
-        // SAFETY: fresh from the allocator and identity-mapped. A guest must not see what was there.
-        unsafe { core::ptr::write_bytes(start as *mut u8, 0, size as usize) };
-        let layout = MemoryLayout::new(size);
-        let mut tables = Tables(frames);
-        let ept = Ept::new(&mut tables, ept_vpid)?;
-        for range in layout.ranges() {
-            ept.map(
-                &mut tables,
-                range.guest,
-                start + range.backing,
-                range.length,
-                Permission::All,
-            )?;
-        }
-        if let Some(page) = &apic_access_page {
-            ept.map(
-                &mut tables,
-                DEFAULT_ADDRESS,
-                page.address(),
-                FRAME,
-                Permission::All,
-            )?;
-        }
-        Ok(Self {
-            memory: GuestMemory::new(layout, HostFrames { start }),
-            ept_pointer: ept.pointer(),
-            apic_access_page,
-        })
-    }
-}
 
 /// A vCPU that one processor at a time may touch.
 #[derive(Debug)]
