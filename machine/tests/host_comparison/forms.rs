@@ -7,6 +7,7 @@ use iced_x86::{
 
 use crate::case::{CODE, REGION, REGION_SIZE, WINDOW};
 use crate::random::Random;
+use crate::vendor;
 
 /// Features all of whose codes are compared.
 pub const FEATURES: &[CpuidFeature] = &[
@@ -96,9 +97,6 @@ pub fn excluded(code: Code) -> Option<&'static str> {
         | Mnemonic::Feni
         | Mnemonic::Fdisi
         | Mnemonic::Fsetpm => Some("it is two instructions: WAIT and its form without waiting"),
-        Mnemonic::Rcpps | Mnemonic::Rcpss | Mnemonic::Rsqrtps | Mnemonic::Rsqrtss => {
-            Some("processors approximate differently; sse_state.rs bounds the error")
-        }
         _ => None,
     }
 }
@@ -179,10 +177,6 @@ pub fn all() -> Vec<Form> {
             &[false]
         };
         for &memory in kinds {
-            if information.mnemonic() == Mnemonic::Reservednop && !memory && opcode_is_0f0d(code) {
-                // AMD's processors raise #UD where Intel's do nothing.
-                continue;
-            }
             let mut add = |prefix| {
                 forms.push(Form {
                     code,
@@ -206,16 +200,8 @@ pub fn all() -> Vec<Form> {
             }
         }
     }
+    forms.sort_by_key(|form| vendor::comes_last(*form));
     forms
-}
-
-fn opcode_is_0f0d(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Reservednop_rm16_r16_0F0D
-            | Code::Reservednop_rm32_r32_0F0D
-            | Code::Reservednop_rm64_r64_0F0D
-    )
 }
 
 fn is_string(information: &OpCodeInfo) -> bool {

@@ -17,12 +17,16 @@ mod forms;
 mod host;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod random;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod recorded;
 #[path = "../support/mod.rs"]
 mod support;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod translated;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod undefined;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod vendor;
 
 /// Where the closing line of the test run finds what was compared.
 fn report(line: &str) {
@@ -44,6 +48,25 @@ fn the_engine_agrees_with_the_host() {
         "{} forms differ from the host:\n{}",
         result.differences.len(),
         result.differences.join("\n")
+    );
+}
+
+/// Where vendors differ, the engine is Intel's, whatever the host is.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn the_engine_is_intel_where_vendors_differ() {
+    let (states, differences) = recorded::run();
+    for difference in vendor::DIFFERENCES {
+        println!(
+            "{:?}, {:?}: {}",
+            difference.mnemonic, difference.part, difference.source
+        );
+    }
+    assert!(
+        differences.is_empty(),
+        "{} of {states} states:\n{}",
+        differences.len(),
+        differences.join("\n")
     );
 }
 

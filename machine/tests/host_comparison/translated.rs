@@ -93,7 +93,7 @@ pub fn run() -> (u64, Vec<String>) {
                 }
             }
             before.registers[4] = crate::case::STACK;
-            let windows = random_windows(last, &mut before, &mut random);
+            let windows = random_windows(last, &mut before, None, &mut random);
             let mut ends = [&mut interpreter, &mut translator].map(|engine| {
                 let mut state = before.clone();
                 engine.write(WINDOW, &windows.data);

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Looks at a case before it counts as hung; a second each. A case takes milliseconds.
-const PATIENCE: u64 = 60;
+/// Looks at a case before it counts as hung; a second each. A case takes milliseconds, and a slow host
+/// with other work not a thousand times as long.
+const PATIENCE: u64 = 1200;
 /// The number of no case.
 const DONE: u64 = u64::MAX;
 

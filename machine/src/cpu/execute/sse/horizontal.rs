@@ -72,36 +72,48 @@ impl<const SUBTRACT: bool> Across for Pairs<SUBTRACT> {
 
 /// DPPS and DPPD: the sum of the products that the immediate's upper half selects, in the lanes
 /// that its lower half selects (SDM volume 2, DPPS).
+///
+/// Each lane has a sum of its own, which begins with another product. Only which NaN comes out
+/// tells: of two it is the first operand's (SDM volume 1, table 4-7). The manual's operation shows
+/// one sum for all lanes, as AMD's processors have it; Intel's add each lane's neighbour to it, and
+/// DPPS then the other pair's.
 struct DotProduct;
 
 impl Across for DotProduct {
     fn apply<B: Binary>(status: &mut Status, a: u128, b: u128, code: u8) -> u128 {
-        let mut product = |i: u32| {
+        let count = (128 / B::BITS) as usize;
+        let mut products = [0; 4];
+        for (i, product) in (0..).zip(&mut products).take(count) {
             if code >> (4 + i) & 1 != 0 {
-                status.arithmetic::<B>(Operator::Multiply, lane::<B>(a, i), lane::<B>(b, i))
-            } else {
-                0
+                *product =
+                    status.arithmetic::<B>(Operator::Multiply, lane::<B>(a, i), lane::<B>(b, i));
             }
-        };
-        let mut terms = [product(0), product(1), 0, 0];
-        if B::BITS == 32 {
-            terms[2] = product(2);
-            terms[3] = product(3);
         }
-        let mut sum = |a, b| {
-            // An unmasked exception of one step ends the instruction before the next.
+        // An unmasked exception of one step ends the instruction before the next.
+        let mut step = |operands: [[u64; 2]; 4]| {
             if status.raises() {
-                0
-            } else {
-                status.arithmetic::<B>(Operator::Add, a, b)
+                return [0; 4];
             }
+            let mut sums = [0; 4];
+            for (sum, [first, second]) in sums.iter_mut().zip(operands).take(count) {
+                *sum = status.arithmetic::<B>(Operator::Add, first, second);
+            }
+            sums
         };
-        let mut total = sum(terms[0], terms[1]);
-        if B::BITS == 32 {
-            let high = sum(terms[2], terms[3]);
-            total = sum(total, high);
-        }
-        lanes::<B>(|i| if code >> i & 1 != 0 { total } else { 0 })
+        let [p, q, r, s] = products;
+        let total = if count == 2 {
+            step([[p, q], [q, p], [0; 2], [0; 2]])
+        } else {
+            let [p, q, r, s] = step([[q, p], [p, q], [s, r], [r, s]]);
+            step([[p, r], [q, s], [r, p], [s, q]])
+        };
+        lanes::<B>(|i| {
+            if code >> i & 1 != 0 {
+                total[(i & 3) as usize]
+            } else {
+                0
+            }
+        })
     }
 }
 
