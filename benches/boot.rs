@@ -24,7 +24,7 @@ use serde::Serialize;
 
 const RUNS: usize = 3;
 const MEMORY_MIB: u32 = 1024;
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(3000);
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1";
 const DETERMINISTIC: Schedule = Schedule::Deterministic { seed: 1 };
 

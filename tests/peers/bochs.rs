@@ -21,7 +21,7 @@ fn runs_to_the_end(apic: &str) {
             ..Settings::default()
         },
     );
-    let text = bochs.wait(Duration::from_secs(300), |text| {
+    let text = bochs.wait(Duration::from_secs(3000), |text| {
         // The line must be whole: the file grows byte by byte.
         text.split_inclusive('\n')
             .any(|line| line.starts_with("#ph stop ") && line.ends_with('\n'))

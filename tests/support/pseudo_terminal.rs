@@ -15,8 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::tcgetattr;
 
-/// How long a text may take to appear, and the command to end: a boot on a busy host.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long a text may take to appear, and the command to end: a boot takes seconds, but not on a slow
+/// host with other work.
+const PATIENCE: Duration = Duration::from_secs(3000);
 
 /// What came out so far, and whether nothing more will.
 #[derive(Default)]
