@@ -268,7 +268,7 @@ fn lower_operands(instruction: &Instruction, bits: u32, base: u64, lowered: &mut
     ) {
         // Its operand at RAX is none of those that iced counts.
         lowered.base = 0;
-        lowered.segment = segment_number(instruction.segment_prefix(), bits);
+        lowered.segment = segment_number(instruction, instruction.segment_prefix(), bits);
     }
     let exchange_with_memory = instruction.mnemonic() == iced_x86::Mnemonic::Xchg
         && (0..instruction.op_count()).any(|i| kind(instruction.op_kind(i)) == Kind::Mem);
@@ -282,18 +282,18 @@ fn lower_memory(instruction: &Instruction, bits: u32, next: u64, operand: u32, l
     match instruction.op_kind(operand) {
         OpKind::Memory => {}
         OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI => {
-            lowered.segment = segment_number(instruction.memory_segment(), bits);
+            lowered.segment = segment_number(instruction, instruction.memory_segment(), bits);
             return;
         }
         OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI => {
             lowered.base = 7;
-            lowered.segment = segment_number(instruction.memory_segment(), bits);
+            lowered.segment = segment_number(instruction, instruction.memory_segment(), bits);
             return;
         }
         _ => return,
     }
     lowered.attributes |= op::MEMORY;
-    lowered.segment = segment_number(instruction.memory_segment(), bits);
+    lowered.segment = segment_number(instruction, instruction.memory_segment(), bits);
     lowered.base = register_number(instruction.memory_base());
     lowered.index = register_number(instruction.memory_index());
     lowered.scale = match instruction.memory_index_scale() {
@@ -389,12 +389,23 @@ impl Prefixes {
     }
 }
 
-fn segment_number(segment: Register, bits: u32) -> u8 {
+/// The segment of a memory operand that iced says is in `segment`.
+fn segment_number(instruction: &Instruction, segment: Register, bits: u32) -> u8 {
     match segment {
         Register::FS => register::FS,
         Register::GS => register::GS,
-        Register::SS if bits == 64 => op::FLAT_STACK,
-        _ if bits == 64 => op::FLAT,
+        // SDM volume 1, 3.3.7.1 and volume 2, 2.1.1: in 64-bit mode the other prefixes are ignored, and
+        // an address that begins with RSP or RBP is one of the stack.
+        _ if bits == 64 => {
+            if matches!(
+                instruction.memory_base(),
+                Register::RSP | Register::ESP | Register::RBP | Register::EBP
+            ) {
+                op::FLAT_STACK
+            } else {
+                op::FLAT
+            }
+        }
         Register::ES => register::ES,
         Register::CS => register::CS,
         Register::SS => register::SS,

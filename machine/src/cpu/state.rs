@@ -144,6 +144,8 @@ pub struct Cpu {
     /// [`Self::instructions`] and RIP when a repeated string instruction last paused between two
     /// iterations.
     pub paused_iteration: Option<(u64, u64)>,
+    /// The status flags from before that instruction.
+    pub paused_flags: Flags,
     /// DR6 bits of the data and I/O breakpoints that the instruction met.
     pub breakpoints_met: u64,
     /// Alignment is checked: CPL is 3, CR0.AM and RFLAGS.AC are set.
@@ -261,6 +263,7 @@ impl Cpu {
             single_step: false,
             resume_expires: false,
             paused_iteration: None,
+            paused_flags: Flags::from_rflags(0),
             breakpoints_met: 0,
             alignment_checked: false,
             delivering: None,

@@ -212,6 +212,7 @@ fn repeated<T: Integer, K: Kind>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     if count == 0 {
         return Ok(());
     }
+    let before = flags_before(cpu);
     // Single-stepping traps after every iteration.
     let stepping = cpu.system_flags & rflags::TF != 0 || cpu.breakpoints_enabled();
     if !stepping && cpu.system_flags & rflags::DF == 0 {
@@ -224,8 +225,14 @@ fn repeated<T: Integer, K: Kind>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     }
     let longest = if stepping { 1 } else { LONGEST_RUN };
     for _ in 0..longest {
-        // A fault leaves the registers as this iteration found them.
-        K::once::<T>(cpu, op)?;
+        // A fault leaves the registers as this iteration found them, and the flags as the
+        // instruction did (SDM volume 2, REP/REPE/REPZ/REPNE/REPNZ).
+        if let Err(raised) = K::once::<T>(cpu, op) {
+            if K::COMPARES {
+                cpu.flags = before;
+            }
+            return Err(raised);
+        }
         count -= 1;
         set_counter(cpu, op, RCX, count);
         if count == 0 || K::COMPARES && cpu.flags.zf() == op.has(REPNE) {
@@ -236,7 +243,19 @@ fn repeated<T: Integer, K: Kind>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
             break;
         }
     }
+    cpu.paused_flags = before;
     again_unless_done(cpu, count)
+}
+
+/// The status flags from before the repeated instruction that begins or, if nothing came between
+/// its iterations, goes on.
+fn flags_before(cpu: &Cpu) -> Flags {
+    let last = (cpu.instructions.wrapping_sub(1), cpu.instruction_start);
+    if cpu.paused_iteration == Some(last) {
+        cpu.paused_flags
+    } else {
+        cpu.flags
+    }
 }
 
 fn again_unless_done(cpu: &mut Cpu, count: u64) -> Result<(), Raised> {
