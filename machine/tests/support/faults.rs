@@ -48,7 +48,7 @@ pub enum Ring {
 
 /// The rights of page `number` of [`PAGES`].
 pub fn set_page(cpu: &mut Cpu, number: u64, rights: u64) {
-    let entry = PAGES + number * 4096 | rights;
+    let entry = (PAGES + number * 4096) | rights;
     cpu.ram.store(PAGE_TABLE + number * 8, entry);
 }
 
