@@ -49,8 +49,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         return print_json(results);
     }
     print(&format!(
-        "\n{} vCPUs on {} processors; per-IPI figures are of unicast IPIs between running vCPUs, \
-         sender and receiver together.\n{}\n\n{}",
+        "\n{} vCPUs on {} processors; figures per IPI are of unicast IPIs between\n\
+         running vCPUs, sender and receiver together.\n{}\n\n{}",
         base.vcpus,
         base.processors,
         table::summary(&results),

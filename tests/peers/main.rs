@@ -14,6 +14,8 @@ mod linux_console;
 mod linux_guest;
 mod linux_machine;
 mod linux_terminal;
+#[cfg(feature = "all-tests")]
+mod linux_vmm;
 mod qemu;
 
 #[path = "../support/pseudo_terminal.rs"]

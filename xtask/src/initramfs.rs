@@ -1,5 +1,6 @@
 //! An initial RAM file system: busybox and a script, as a cpio archive in the "new" format.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 const DIRECTORY: u32 = 0o040_755;
@@ -13,7 +14,8 @@ const CONSOLE: (u32, u32) = (5, 1);
 /// `posthaste.pingpong` two processes on two CPUs first wake each other 2000 times, and with
 /// `posthaste.work=NAME:ROUNDS,...` a program beside busybox sends IPIs; with `posthaste.clock=SECONDS`
 /// another looks at clocks and timers for so long; and with `posthaste.kvm=ROUNDS` KVM's modules are
-/// loaded, kvm-intel with `posthaste.kvm_options=NAME=VALUE,...`, and a virtual machine's processors send IPIs. Lines that begin with `#ph` are for programs. A machine that resets itself has failed.
+/// loaded, kvm-intel with `posthaste.kvm_options=NAME=VALUE,...`, and a virtual machine's processors send IPIs; with
+/// `posthaste.qemu=N` QEMU boots a kernel on N virtual processors of KVM's, whose console is shown behind `inner: `. Lines that begin with `#ph` are for programs. A machine that resets itself has failed.
 const INIT: &str = r##"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -49,6 +51,12 @@ for word in $(cat /proc/cmdline); do
         insmod /lib/irqbypass.ko && insmod /lib/kvm.ko && insmod /lib/kvm-intel.ko $options || verdict=fail
         echo "#ph kvm enable_ipiv=$(cat /sys/module/kvm_intel/parameters/enable_ipiv)"
         kvm_ipis "${word#*=}" || verdict=fail
+    ;;
+    posthaste.qemu=*)
+        insmod /lib/irqbypass.ko && insmod /lib/kvm.ko && insmod /lib/kvm-intel.ko || verdict=fail
+        qemu-system-x86_64 -L /lib/qemu -accel kvm -cpu host -smp "${word#*=}" -m 192 -nodefaults -no-user-config -no-reboot \
+            -display none -serial stdio -kernel /lib/guest/kernel -initrd /lib/guest/initrd -append "console=ttyS0 panic=-1" \
+            < /dev/null 2>&1 | sed 's/^/inner: /' || verdict=fail
     ;;
     posthaste.clock=*) clock_check "${word#*=}" || verdict=fail ;;
     esac
@@ -124,16 +132,16 @@ pub(crate) struct File<'a> {
 /// The archive: busybox, and what is put beside it.
 pub(crate) fn build(busybox: &Path, files: &[File<'_>]) -> Result<Vec<u8>, String> {
     let mut archive = Archive::default();
-    for name in [
-        "bin",
-        "dev",
-        "lib",
-        "lib64",
-        "lib/x86_64-linux-gnu",
-        "proc",
-        "sys",
-        "tmp",
-    ] {
+    let mut directories: BTreeSet<&str> = ["bin", "dev", "proc", "sys", "tmp"].into();
+    for file in files {
+        // Parents sort before what is in them.
+        directories.extend(
+            file.name
+                .match_indices('/')
+                .map(|(end, _)| &file.name[..end]),
+        );
+    }
+    for name in directories {
         archive.directory(name);
     }
     archive.entry("dev/console", CHARACTER_DEVICE, CONSOLE, &[]);

@@ -1,15 +1,25 @@
 //! What the tests with Linux need: kernels, and initial RAM disks with work for them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::initramfs::{self, File};
-use crate::{kernels, root};
+use crate::kernels::{self, Kernels};
+use crate::{libraries, root};
 
 /// Where the RAM disk goes; the tests look there.
 const INITIAL_RAM_DISK: &str = "target/kernels/guest.cpio";
 /// The one with KVM and a program that uses it.
 const KVM_RAM_DISK: &str = "target/kernels/kvm.cpio";
+/// The one with QEMU, and a kernel and a RAM disk for its guest.
+const VMM_RAM_DISK: &str = "target/kernels/vmm.cpio";
+/// Debian's QEMU, which the tests need anyway, and the firmware that it gives its guests.
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+const QEMU_FIRMWARE: [&str; 3] = [
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+    "/usr/share/qemu/kvmvapic.bin",
+];
 const CACHE: &str = "target/kernels";
 const SOURCES: &str = "xtask/programs";
 const WORKLOAD: &str = "ipi_workload";
@@ -57,10 +67,30 @@ pub(crate) fn prepare() -> Result<Guest, String> {
         source: &user,
     });
     write(KVM_RAM_DISK, &initramfs::build(&kernels.busybox, &files)?)?;
+    write_vmm(&kernels)?;
     Ok(Guest {
         kernel: kernels.cloud,
         initial_ram_disk: root().join(INITIAL_RAM_DISK),
     })
+}
+
+/// The RAM disk with QEMU, KVM's modules, and a guest for both.
+fn write_vmm(kernels: &Kernels) -> Result<(), String> {
+    let guest = root().join(INITIAL_RAM_DISK);
+    let mut files = libraries::with_libraries(Path::new(QEMU))?;
+    files.extend(kernels.kvm.iter().cloned());
+    for firmware in QEMU_FIRMWARE {
+        let source = PathBuf::from(firmware);
+        let name = source.file_name().unwrap_or_default().to_string_lossy();
+        files.push((format!("lib/qemu/{name}"), source.clone()));
+    }
+    files.push(("lib/guest/kernel".to_owned(), kernels.cloud.clone()));
+    files.push(("lib/guest/initrd".to_owned(), guest));
+    let files: Vec<File<'_>> = files
+        .iter()
+        .map(|(name, source)| File { name, source })
+        .collect();
+    write(VMM_RAM_DISK, &initramfs::build(&kernels.busybox, &files)?)
 }
 
 fn write(name: &str, image: &[u8]) -> Result<(), String> {

@@ -4,6 +4,7 @@ mod check;
 mod contract;
 mod initramfs;
 mod kernels;
+mod libraries;
 mod linux;
 mod linux_guest;
 mod packages;
