@@ -34,7 +34,7 @@ pub enum Width {
 pub enum FieldType {
     /// 0: control.
     Control,
-    /// 1: VM-exit information, read-only unless IA32_VMX_MISC[29] is 1.
+    /// 1: VM-exit information, read-only unless bit 29 of IA32_VMX_MISC is 1.
     ExitInformation,
     /// 2: guest state.
     GuestState,

@@ -1,8 +1,8 @@
-//! Formatting and lints.
+//! Formatting, lints and the documents that come from the code.
 
 use crate::runner::{cargo, succeed};
 
-/// rustfmt and clippy, warnings denied.
+/// rustfmt, clippy and rustdoc, warnings denied.
 pub(crate) fn run() -> Result<(), String> {
     succeed(cargo(&["fmt", "--all", "--check"]))?;
     // Everything that ships, the freestanding images included.
@@ -25,5 +25,8 @@ pub(crate) fn run() -> Result<(), String> {
         "--",
         "-D",
         "warnings",
-    ]))
+    ]))?;
+    let mut documents = cargo(&["doc", "--quiet", "--workspace", "--no-deps"]);
+    documents.env("RUSTDOCFLAGS", "-Dwarnings");
+    succeed(documents)
 }

@@ -23,7 +23,7 @@ usage: cargo xtask TASK
   test     what must pass before a change lands; sets up what it needs (Debian packages, if root)
            with --all whole matrices, more seeds, more random guests too: an hour
   nightly  and searches that take as long as they take
-  check    formatting and lints, warnings denied
+  check    formatting, lints and rustdoc, warnings denied
   linux    the tests with Debian's kernels; with --all every one
   guest    put a kernel and a RAM disk with work for guests into target/kernels
   peers boot  time the boot of Debian's kernel on the machine, in Bochs and in QEMU

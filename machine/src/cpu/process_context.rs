@@ -7,7 +7,7 @@ use arch::control_register::{cr0, cr4, efer};
 
 use super::{Cpu, raise::Raised, tlb::Context};
 
-/// CR3[11:0] while CR4.PCIDE is 1.
+/// Bits 11:0 of CR3 while CR4.PCIDE is 1.
 pub const PCID: u64 = 0xfff;
 /// Bit 63 of what MOV to CR3 loads while CR4.PCIDE is 1: the new PCID's translations stay.
 pub const PRESERVE: u64 = 1 << 63;
