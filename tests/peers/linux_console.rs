@@ -69,13 +69,41 @@ pub(crate) fn cached(name: &str) -> PathBuf {
     cache.join(name)
 }
 
+/// What a console must show.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expected<'a> {
+    /// Processors.
+    pub(crate) cpus: usize,
+    /// The clock source.
+    pub(crate) clock: &'a str,
+    /// Parts of the warnings that may come besides those that every boot may have.
+    pub(crate) warnings: &'a [&'a str],
+}
+
+impl Expected<'_> {
+    /// So many processors, the TSC, no warning.
+    pub(crate) const fn of(cpus: usize) -> Self {
+        Self {
+            cpus,
+            clock: "tsc",
+            warnings: &[],
+        }
+    }
+}
+
 /// Fails unless a console shows a kernel with `cpus` processors that had nothing to complain about.
 #[track_caller]
 pub(crate) fn judge(console: &str, cpus: usize, schedule: Schedule) {
+    judge_as(console, &Expected::of(cpus), schedule);
+}
+
+/// Fails unless a console shows a kernel that had nothing to complain about but what is expected.
+#[track_caller]
+pub(crate) fn judge_as(console: &str, expected: &Expected<'_>, schedule: Schedule) {
     let lines = || console.lines().map(str::trim_end);
     let parallel = schedule == Schedule::Parallel;
     for wanted in [
-        format!("#ph linux nproc={cpus} clock=tsc"),
+        format!("#ph linux nproc={} clock={}", expected.cpus, expected.clock),
         "#ph linux verdict=pass".to_owned(),
     ] {
         assert!(lines().any(|line| line == wanted), "{wanted}: {console}");
@@ -96,6 +124,7 @@ pub(crate) fn judge(console: &str, cpus: usize, schedule: Schedule) {
         .skip(1)
         .take_while(|line| *line != "#ph warnings end")
         .filter(|line| !is_allowed(line))
+        .filter(|line| !expected.warnings.iter().any(|part| line.contains(part)))
         .collect();
     assert_eq!(warnings, [""; 0]);
     assert!(!console.contains("refused"), "{console}");

@@ -13,6 +13,7 @@ mod linux_clock;
 mod linux_console;
 mod linux_guest;
 mod linux_machine;
+mod linux_options;
 mod linux_terminal;
 #[cfg(feature = "all-tests")]
 mod linux_vmm;
