@@ -21,7 +21,7 @@ pub enum Effect {
     },
     /// Ask [`LocalApic::timer_deadline`](super::LocalApic::timer_deadline) again.
     TimerChanged,
-    /// The processor's priority changed: ask what is deliverable again.
+    /// The processor's priority changed, or an error raised its interrupt: ask what is deliverable again.
     PriorityChanged,
     /// ID, logical ID or software enable changed: publish the identity again. If the ID itself
     /// changed, IPI virtualization by the old table would be wrong (prior-art B2). Software-disabling

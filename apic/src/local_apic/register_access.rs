@@ -8,7 +8,7 @@ use arch::apic_register::{
     TASK_PRIORITY, TIMER_CURRENT_COUNT, TIMER_DIVIDE, TIMER_INITIAL_COUNT, VERSION,
 };
 use arch::interrupt_command::{
-    DELIVERY_STATUS, DeliveryMode, InterruptCommand, Shorthand, X2APIC_RESERVED,
+    DELIVERY_STATUS, DeliveryMode, InterruptCommand, Shorthand, TriggerMode, X2APIC_RESERVED,
 };
 use arch::msr::{X2APIC_FIRST, X2APIC_LAST};
 
@@ -61,7 +61,7 @@ impl<P: RegisterPage> LocalApic<P> {
     }
 
     /// A 32-bit read of the register page at `offset`. 0 if not in xAPIC mode; a reserved register
-    /// reads 0 and is an error in ESR.
+    /// reads 0 and is an error in ESR, whose interrupt may then be deliverable.
     pub fn read_register(&mut self, offset: u32, now: u64) -> u32 {
         if self.mode() != ApicMode::Xapic {
             return 0;
@@ -88,7 +88,7 @@ impl<P: RegisterPage> LocalApic<P> {
             Access::WriteOnly | Access::ReadWrite => self.write(offset, value, now),
             Access::Reserved => {
                 self.record_error(ApicError::IllegalRegister);
-                Effect::None
+                Effect::PriorityChanged
             }
         }
     }
@@ -246,11 +246,18 @@ impl<P: RegisterPage> LocalApic<P> {
                 if !self.configuration.features.lowest_priority_commands =>
             {
                 self.record_error(ApicError::RedirectableIpi);
-                return Effect::None;
+                return Effect::PriorityChanged;
             }
-            // The message goes out all the same and is the receivers' error too.
+            // The message goes out all the same and is the receivers' error too. The receiver of a
+            // self-IPI is this local APIC, which has received it when software reads on.
             DeliveryMode::Fixed | DeliveryMode::LowestPriority if command.vector < 16 => {
                 self.record_error(ApicError::SendIllegalVector);
+                if command.delivery_mode == DeliveryMode::Fixed
+                    && command.shorthand == Shorthand::SelfOnly
+                {
+                    let _ = self.accept(command.vector, TriggerMode::Edge);
+                    return Effect::PriorityChanged;
+                }
             }
             _ => {}
         }

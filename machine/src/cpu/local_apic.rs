@@ -44,7 +44,12 @@ impl Cpu {
             return 0;
         }
         let now = self.time_stamp_counter();
-        self.apic.read_register(offset, now)
+        let value = self.apic.read_register(offset, now);
+        // A register that does not exist raises the error interrupt.
+        if self.apic.deliverable().is_some() {
+            self.look_at_events();
+        }
+        value
     }
 
     /// Writes 32 bits of the local APIC's page.
@@ -155,7 +160,12 @@ impl Cpu {
             low: command.low(),
             destination: command.destination,
         });
-        self.platform.send_command(command, self.index)
+        let sent = self.platform.send_command(command, self.index);
+        // Delivery status is idle at once, so that what came to the sender itself has been accepted.
+        if self.inbox.mailbox.attention() {
+            self.look_at_events();
+        }
+        sent
     }
 
     /// Lets routing know this local APIC as it is now.

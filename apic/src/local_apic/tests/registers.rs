@@ -54,7 +54,7 @@ fn reserved_offsets_are_illegal_register_errors() {
         assert_eq!(errors(&mut apic), expected, "read {offset:#x}");
         let mut apic = xapic();
         let effect = write(&mut apic, offset, 0x50);
-        assert!(known || effect == Effect::None);
+        assert!(known || effect == Effect::PriorityChanged);
         assert_eq!(errors(&mut apic), expected, "write {offset:#x}");
     }
 }
@@ -260,10 +260,52 @@ fn illegal_vectors_are_errors_of_fixed_and_lowest_priority_only() {
         let _ = write(&mut apic, INTERRUPT_COMMAND, 0x400f | mode << 8);
         assert_eq!(errors(&mut apic), expected, "mode {mode}");
     }
-    let mut apic = x2apic();
-    assert!(apic.write_msr(msr(SELF_IPI), 0x0f, 0).is_ok());
-    assert!(apic.write_msr(msr(ERROR_STATUS), 0, 0).is_ok());
-    assert_eq!(apic.read_msr(msr(ERROR_STATUS), 0), Ok(0x20));
+}
+
+/// SDM 10.5.3: who sends an illegal vector to itself also receives it.
+#[test]
+fn an_illegal_self_ipi_is_both_errors_at_once() {
+    let mut apic = xapic();
+    let _ = write(&mut apic, LVT_ERROR, 0x52);
+    let effect = write(&mut apic, INTERRUPT_COMMAND, 0x4_400f);
+    assert_eq!(effect, Effect::PriorityChanged, "there is nothing to send");
+    assert_eq!(apic.deliverable(), Some(0x52));
+    assert_eq!(errors(&mut apic), 0x60);
+    // Its other forms.
+    for (register, value) in [(INTERRUPT_COMMAND, 0x4_400f), (SELF_IPI, 0x0f)] {
+        let mut apic = x2apic();
+        let effect = apic.write_msr(msr(register), value, 0);
+        assert_eq!(effect, Ok(Effect::PriorityChanged));
+        assert!(apic.write_msr(msr(ERROR_STATUS), 0, 0).is_ok());
+        assert_eq!(apic.read_msr(msr(ERROR_STATUS), 0), Ok(0x60));
+    }
+    // A software-disabled local APIC does not receive it.
+    let mut apic = reset(3);
+    let _ = write(&mut apic, INTERRUPT_COMMAND, 0x4_400f);
+    assert_eq!(errors(&mut apic), 0x20);
+    // Nor does anybody a combination that is not valid.
+    let mut apic = xapic();
+    let _ = write(&mut apic, INTERRUPT_COMMAND, 0x4_410f);
+    assert_eq!(errors(&mut apic), 0x20);
+}
+
+/// SDM 10.5.3, bit 6: "generated locally from the local vector table".
+#[test]
+fn an_illegal_vector_of_the_table_is_an_error_when_it_is_generated() {
+    for (source, entry) in [
+        (LocalVector::Timer, 0x0f),
+        (LocalVector::Thermal, 0x0f),
+        (LocalVector::Performance, 0x0f),
+        (LocalVector::Lint0, 0x800f),
+        (LocalVector::Lint1, 0x0f),
+    ] {
+        let mut apic = xapic();
+        let _ = write(&mut apic, source.offset(), entry);
+        assert_eq!(errors(&mut apic), 0, "{source:?}");
+        let _ = apic.signal(source);
+        assert_eq!(errors(&mut apic), 0x40, "{source:?}");
+        assert_eq!(apic.deliverable(), None);
+    }
 }
 
 #[test]
@@ -271,7 +313,10 @@ fn lowest_priority_commands_can_be_absent() {
     let mut absent = configuration(0);
     absent.features.lowest_priority_commands = false;
     let mut apic = LocalApic::new(absent);
-    assert_eq!(write(&mut apic, INTERRUPT_COMMAND, 0x410f), Effect::None);
+    assert_eq!(
+        write(&mut apic, INTERRUPT_COMMAND, 0x410f),
+        Effect::PriorityChanged
+    );
     assert_eq!(errors(&mut apic), 0x10);
 }
 

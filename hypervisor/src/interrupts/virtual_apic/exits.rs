@@ -132,6 +132,8 @@ impl<P: RegisterPage> VirtualApic<P> {
     /// A read of the APIC page that exited (reason 44, or an EPT violation without virtualized
     /// accesses): the 32-bit register, to be cut to the access. The instruction was not executed.
     pub fn read_register(&mut self, offset: u32, now: u64) -> u32 {
+        // A register that does not exist raises the error interrupt.
+        self.dirty = true;
         self.apic.read_register(offset & 0xff0, now)
     }
 
