@@ -156,6 +156,15 @@ pub struct Blocks {
 pub enum Block {
     /// One of the cache, by its number.
     Cached(u32),
+    /// Some of the instructions of one of the cache.
+    Part {
+        /// Its number.
+        number: u32,
+        /// Index of the first instruction.
+        from: u32,
+        /// Index of the one behind the last.
+        to: u32,
+    },
     /// The one instruction that spans two pages.
     Single,
 }
@@ -192,6 +201,10 @@ impl Blocks {
     pub fn ops(&self, block: Block) -> &[Op] {
         match block {
             Block::Cached(number) => self.ops_of(number).unwrap_or(&[]),
+            Block::Part { number, from, to } => self
+                .ops_of(number)
+                .and_then(|ops| ops.get(from as usize..to as usize))
+                .unwrap_or(&[]),
             Block::Single => &self.single,
         }
     }
@@ -241,9 +254,10 @@ impl Blocks {
     #[inline(never)]
     fn at_new_rip(&mut self, cpu: &mut Cpu, rip: u64) -> Result<Block, Raised> {
         let block = self.by_physical_address(cpu)?;
-        if let Block::Cached(number) = block
-            && cpu.mode_64
-        {
+        if !cpu.mode_64 {
+            return self.within_limit(cpu, block);
+        }
+        if let Block::Cached(number) = block {
             self.jumps[jump_index(rip)] = Jump {
                 rip,
                 key: cpu.tlb.fetch_key(cpu.privilege()),
@@ -252,6 +266,42 @@ impl Blocks {
             };
         }
         Ok(block)
+    }
+
+    /// As much of the block at RIP as the limit of CS lets be fetched; #GP(0) if that is less than an
+    /// instruction (SDM 5.3 Limit checking).
+    fn within_limit(&self, cpu: &mut Cpu, block: Block) -> Result<Block, Raised> {
+        let limit = cpu.segments[register::CS as usize].limit;
+        // That it wraps at 4 GiB takes no offset beyond the limit.
+        let fetchable = match limit {
+            u32::MAX => u64::MAX,
+            limit => (u64::from(limit) + 1).saturating_sub(cpu.rip()),
+        };
+        if fetchable >= (LONGEST_BLOCK * LONGEST) as u64 {
+            return Ok(block);
+        }
+        let ops = self.ops(block);
+        let mut end = 0;
+        let fitting = ops
+            .iter()
+            .take_while(|op| {
+                end += u64::from(op.length);
+                end <= fetchable
+            })
+            .count();
+        if fitting == ops.len() {
+            return Ok(block);
+        }
+        let (number, from) = match block {
+            Block::Cached(number) => (number, 0),
+            Block::Part { number, from, .. } => (number, from),
+            Block::Single => return Err(cpu.general_protection(0)),
+        };
+        if fitting == 0 {
+            return Err(cpu.general_protection(0));
+        }
+        let to = from + fitting as u32;
+        Ok(Block::Part { number, from, to })
     }
 
     /// The RAM offset of the byte at RIP; `None` if a device is there.

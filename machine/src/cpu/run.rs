@@ -110,6 +110,7 @@ impl Processor {
             }
             return;
         }
+        let mask = cpu.rip_mask();
         let mut instructions = cpu.instructions;
         let mut rip = cpu.rip();
         // Within a block control goes straight on, so RIP and the count are known here; they are
@@ -118,7 +119,7 @@ impl Processor {
             instructions += 1;
             cpu.instructions = instructions;
             cpu.instruction_start = rip;
-            rip = rip.wrapping_add(u64::from(op.length));
+            rip = rip.wrapping_add(u64::from(op.length)) & mask;
             cpu.set_rip(rip);
             if (op.execute)(cpu, op).is_err() {
                 return cpu.handle_raised();
@@ -153,15 +154,16 @@ impl Processor {
         if let Some(op) = blocks.ops(block).first() {
             cpu.instructions += 1;
             let start = cpu.rip();
+            let next = start.wrapping_add(u64::from(op.length)) & cpu.rip_mask();
             cpu.instruction_start = start;
-            cpu.set_rip(start.wrapping_add(u64::from(op.length)));
+            cpu.set_rip(next);
             if (op.execute)(cpu, op).is_err() {
                 // Between the iterations of a string instruction there is a trap; what delivers an
                 // exception instead of completing has none.
                 completed = matches!(cpu.pending, Pending::Again);
                 cpu.handle_raised();
             } else {
-                branched = cpu.rip() != start.wrapping_add(u64::from(op.length));
+                branched = cpu.rip() != next;
             }
         }
         if shadowed && cpu.inhibit_expires {
@@ -192,6 +194,17 @@ impl Cpu {
             || self.single_step
             || self.vmx.guest.controls.primary(primary::MONITOR_TRAP_FLAG)
             || self.breakpoints_enabled()
+    }
+
+    /// What there is of RIP: 32 bits outside 64-bit mode, where it wraps at 4 GiB (SDM volume 1,
+    /// 3.5 Instruction pointer).
+    #[inline(always)]
+    fn rip_mask(&self) -> u64 {
+        if self.mode_64 {
+            u64::MAX
+        } else {
+            u64::from(u32::MAX)
+        }
     }
 
     /// Deals with a fault of the instruction fetch.
