@@ -104,8 +104,13 @@ impl From<BootError> for MachineError {
 pub struct Machine {
     platform: Arc<Platform>,
     processors: Vec<Processor>,
-    schedule: Schedule,
+    schedule: Scheduler,
     limit: u64,
+}
+
+enum Scheduler {
+    Deterministic(Deterministic),
+    Parallel,
 }
 
 /// What a run came to.
@@ -190,7 +195,6 @@ impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Machine")
             .field("processors", &self.processors.len())
-            .field("schedule", &self.schedule)
             .finish_non_exhaustive()
     }
 }
@@ -235,7 +239,12 @@ impl Machine {
         let mut machine = Self {
             platform,
             processors,
-            schedule: configuration.schedule,
+            schedule: match configuration.schedule {
+                Schedule::Deterministic { seed } => {
+                    Scheduler::Deterministic(Deterministic::new(seed))
+                }
+                Schedule::Parallel => Scheduler::Parallel,
+            },
             limit: configuration.limit,
         };
         machine.load(kernel)?;
@@ -267,14 +276,31 @@ impl Machine {
         Ok(())
     }
 
+    /// Runs until the processors together have executed `instructions` since power-on; gives `None` then,
+    /// or how the machine stopped before. In the deterministic schedule another call goes on from there, as
+    /// if there had been no stop; in the parallel one the machine stays stopped.
+    pub fn run_until(&mut self, instructions: u64) -> Option<Outcome> {
+        let Self {
+            platform,
+            processors,
+            schedule,
+            ..
+        } = self;
+        match schedule {
+            Scheduler::Deterministic(schedule) => {
+                schedule.run_until(platform, processors, instructions)
+            }
+            Scheduler::Parallel => Some(run_parallel(platform, processors, instructions)),
+        }
+    }
+
     /// Runs until the machine stops.
     pub fn run(&mut self) -> Report {
-        let outcome = match self.schedule {
-            Schedule::Deterministic { seed } => {
-                Deterministic::new(seed, self.limit).run(&self.platform, &mut self.processors)
-            }
-            Schedule::Parallel => run_parallel(&self.platform, &mut self.processors, self.limit),
-        };
+        let outcome = self.run_until(self.limit).unwrap_or_else(|| {
+            let instructions = self.processors.iter().map(|p| p.cpu.instructions).sum();
+            self.platform.stop(Outcome::Limit { instructions });
+            Outcome::Limit { instructions }
+        });
         self.platform.flush_console();
         let mut trace_hash = 0;
         for processor in &self.processors {

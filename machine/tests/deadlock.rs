@@ -14,8 +14,8 @@ const LIMIT: u64 = 1 << 40;
 fn of_the_deterministic_schedule() {
     let mut processors = support::long_mode_processors([&HALTS, &HALTS]);
     let platform = processors[0].cpu.platform.clone();
-    let outcome = Deterministic::new(1, LIMIT).run(&platform, &mut processors);
-    assert_eq!(outcome, Outcome::Deadlock);
+    let outcome = Deterministic::new(1).run_until(&platform, &mut processors, LIMIT);
+    assert_eq!(outcome, Some(Outcome::Deadlock));
 }
 
 #[test]

@@ -55,7 +55,9 @@ fn listener() -> Processor {
 }
 
 fn deterministic(platform: &Platform, processor: &mut Processor) -> Outcome {
-    Deterministic::new(1, LIMIT).run(platform, std::slice::from_mut(processor))
+    Deterministic::new(1)
+        .run_until(platform, std::slice::from_mut(processor), LIMIT)
+        .expect("an outcome before the limit")
 }
 
 /// Runs `schedule` while another thread types, each key after the one before was taken.

@@ -175,12 +175,12 @@ fn a_fault_in_delivering_a_fault_is_a_double_fault_and_another_shuts_down() {
     let processor = kernel(&[0x0f, 0x0b]);
     let platform = processor.cpu.platform.clone();
     let mut processors = [processor];
-    let outcome = Deterministic::new(1, 1000).run(&platform, &mut processors);
+    let outcome = Deterministic::new(1).run_until(&platform, &mut processors, 1000);
     let expected = Outcome::TripleFault {
         processor: 0,
         rip: CODE,
     };
-    assert_eq!(outcome, expected);
+    assert_eq!(outcome, Some(expected));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A processor that executes anything in any mode, with any tables: whatever happens, the host's
-//! process neither panics nor hangs, and the processor gives control back when its slice is over. With
-//! the translator everything comes out as with the interpreter.
+//! process neither panics nor hangs, and the processor gives control back when its slice is over, not an
+//! instruction later. With the translator everything comes out as with the interpreter, and nothing tells
+//! whether the run was stopped inside slices.
 #![allow(missing_docs, reason = "a test binary has no outside")]
 #![allow(
     clippy::precedence,
@@ -21,17 +22,17 @@ use hostile::for_seeds;
 use hostile::instructions::Opcodes;
 use hostile::random::Random;
 use posthaste_machine::cpu::segment::{DescriptorTable, Segment, register, rights};
-use posthaste_machine::cpu::{Activity, Cpu, CpuModel, Engine, Processor, Stop};
+use posthaste_machine::cpu::{Activity, Cpu, CpuModel, EndOfSlice, Engine, Processor, Stop};
 use posthaste_machine::memory::Ram;
 use posthaste_machine::platform::Platform;
 use posthaste_machine::schedule::{Clock, Share};
 
 const SEEDS: u64 = 500;
-/// Slices of one case, and instructions of each.
+/// Slices of one case, and instructions of each at most.
 const SLICES: u64 = 20;
-const SLICE: u64 = 200;
-/// A block may go on beyond the end of the slice.
-const LONGEST_BLOCK: u64 = 64;
+const SLICE: u64 = 400;
+/// Instructions between two stops at most, where the run is stopped inside slices.
+const STOP: u64 = 40;
 
 const RAM: u64 = 2 << 20;
 const PML4: u64 = 0x1000;
@@ -502,8 +503,14 @@ fn hash_of(ram: &Ram) -> u64 {
     })
 }
 
-/// Runs a case with an engine.
-fn run_case(random: &mut Random, mode: Mode, opcodes: &Opcodes, engine: Engine) -> Ending {
+/// Runs a case with an engine; `stops` says where inside slices it is stopped.
+fn run_case(
+    random: &mut Random,
+    mode: Mode,
+    opcodes: &Opcodes,
+    engine: Engine,
+    mut stops: Option<Random>,
+) -> Ending {
     let platform = platform();
     let clock = Clock::Deterministic(Share::ALONE);
     let index = usize::from(random.chance(20));
@@ -530,14 +537,25 @@ fn run_case(random: &mut Random, mode: Mode, opcodes: &Opcodes, engine: Engine) 
         let cpu = &mut processor.cpu;
         let begin = cpu.instructions;
         cpu.single_step = random.chance(20);
-        cpu.slice_end = cpu.instructions + SLICE;
+        cpu.slice_end = cpu.instructions + 1 + random.below(SLICE);
+        cpu.end_of_slice = if cpu.slice_end - cpu.instructions > SLICE / 2 {
+            EndOfSlice::BetweenBlocks
+        } else {
+            EndOfSlice::Exact
+        };
         cpu.check_events = true;
         let end = cpu.slice_end;
-        let stop = processor.run();
-        assert!(
-            processor.cpu.instructions <= end + LONGEST_BLOCK,
-            "the slice ended late"
-        );
+        let stop = loop {
+            let cpu = &mut processor.cpu;
+            let most = stops.as_mut().map(|random| 1 + random.below(STOP));
+            cpu.run_end = most.map_or(u64::MAX, |most| cpu.instructions + most);
+            let stop = processor.run();
+            if stop != Stop::RunEnd {
+                break stop;
+            }
+            assert_eq!(processor.cpu.instructions, processor.cpu.run_end);
+        };
+        assert!(processor.cpu.instructions <= end, "the slice ended late");
         let cpu = &processor.cpu;
         let mut registers = [0; 18];
         registers.copy_from_slice(&cpu.registers[..18]);
@@ -551,8 +569,8 @@ fn run_case(random: &mut Random, mode: Mode, opcodes: &Opcodes, engine: Engine) 
         });
         match stop {
             Stop::MachineStopped => break,
-            Stop::Idle | Stop::SliceEnd if random.chance(50) => interrupt(&platform, index, random),
-            Stop::Idle | Stop::SliceEnd => {}
+            _ if random.chance(50) => interrupt(&platform, index, random),
+            _ => {}
         }
         // Goes on in the mode that was asked for, so that one triple fault does not end the case.
         let cpu = &mut processor.cpu;
@@ -587,12 +605,16 @@ fn run_mode(name: &str, mode: Mode) {
     let executed = AtomicU64::new(0);
     for_seeds(name, SEEDS, |random| {
         let mut again = random.clone();
-        let ending = run_case(random, mode, &opcodes, Engine::Interpreter);
-        if mode.is_long() {
-            let translated = Engine::Translator { after: 1 };
-            let other = run_case(&mut again, mode, &opcodes, translated);
-            assert!(ending == other, "{}", difference(&ending, &other));
-        }
+        let stops = random.clone();
+        let ending = run_case(random, mode, &opcodes, Engine::Interpreter, None);
+        // There is no other code that the translator takes.
+        let engine = if mode.is_long() {
+            Engine::Translator { after: 1 }
+        } else {
+            Engine::Interpreter
+        };
+        let other = run_case(&mut again, mode, &opcodes, engine, Some(stops));
+        assert!(ending == other, "{}", difference(&ending, &other));
         executed.fetch_add(ending.executed, Ordering::Relaxed);
     });
     // Else the cases end in their first instructions and test nothing.

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Instructions in a block at most.
-const LONGEST_BLOCK: usize = 32;
+pub(super) const LONGEST_BLOCK: usize = 32;
 /// Slots of the direct-mapped front of the cache.
 const SLOTS: usize = 1 << 14;
 /// Entries of the cache by linear address.
@@ -141,6 +141,8 @@ pub struct Blocks {
     pages: AddressMap<(u64, u64), u64>,
     /// Numbers of blocks by RAM frame.
     by_frame: AddressMap<u64, Vec<u32>>,
+    /// Where a slice ended inside a block.
+    cut: Option<Cut>,
     /// An instruction that spans two pages is decoded afresh each time, into this place.
     single: [Op; 1],
     /// Made when the first block is worth it, unless the host refuses.
@@ -149,6 +151,16 @@ pub struct Blocks {
     worth: u32,
     /// Blocks that were translated.
     translations: u64,
+}
+
+/// A place inside a block where a slice ended. Who goes on there finds the rest of that block, so that
+/// the ends of slices, which fall anywhere, fill the cache with nothing that only they lead to.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// [`block_key`] of a block that would begin there.
+    key: u64,
+    /// What remains of the block.
+    rest: Block,
 }
 
 /// A block to execute.
@@ -186,6 +198,7 @@ impl Blocks {
             ops: Vec::new(),
             pages: AddressMap::default(),
             by_frame: AddressMap::default(),
+            cut: None,
             single: [super::execute::INVALID],
             translator: None,
             worth: match engine {
@@ -219,6 +232,7 @@ impl Blocks {
     /// Drops the blocks of one RAM frame, of the processor whose translations are `tlb`.
     pub fn drop_frame(&mut self, frame: u64, tlb: &mut Tlb) {
         tlb.invalidate_fetches();
+        self.cut = None;
         for number in self.by_frame.remove(&frame).unwrap_or_default() {
             if let Some(head) = self.heads.get_mut(number as usize) {
                 self.numbers.remove(&head.key);
@@ -235,6 +249,7 @@ impl Blocks {
         self.heads.clear();
         self.ops.clear();
         self.by_frame.clear();
+        self.cut = None;
         if let Some(translator) = &mut self.translator {
             translator.clear();
         }
@@ -337,6 +352,9 @@ impl Blocks {
         if let Some(number) = self.number_of(key) {
             return Ok(Block::Cached(number));
         }
+        if let Some(cut) = self.cut.filter(|cut| cut.key == key) {
+            return Ok(cut.rest);
+        }
         self.decode_block(cpu, offset, bits, key)
     }
 
@@ -350,6 +368,31 @@ impl Blocks {
         }
         *slot = *self.numbers.get(&key)?;
         Some(*slot)
+    }
+
+    /// What follows the first so many instructions of a block.
+    pub fn rest(&self, block: Block, executed: usize) -> Option<Block> {
+        let (number, from, to) = match block {
+            Block::Cached(number) => (number, 0, self.heads.get(number as usize)?.length),
+            Block::Part { number, from, to } => (number, from, to),
+            Block::Single => return None,
+        };
+        let from = from + executed as u32;
+        (from < to).then_some(Block::Part { number, from, to })
+    }
+
+    /// The slice ends before the instructions `rest`: who comes there finds them.
+    pub fn cut_before(&mut self, rest: Block) {
+        if let Block::Part { number, from, .. } = rest
+            && let Some(head) = self.heads.get(number as usize)
+            && let Some(ops) = self
+                .ops
+                .get(head.start as usize..(head.start + from) as usize)
+        {
+            let distance: u64 = ops.iter().map(|op| u64::from(op.length)).sum();
+            let key = head.key + block_key(distance, 0) - block_key(0, 0);
+            self.cut = Some(Cut { key, rest });
+        }
     }
 
     /// Blocks that were translated so far.
@@ -373,13 +416,17 @@ impl Blocks {
         self.heads.get(*number as usize)?.code
     }
 
-    /// A block is about to be executed: gives its translation, which is made if it is worth it now.
+    /// A block is about to be executed: gives its translation, which is made if it is worth it now. There
+    /// is none of a block that does not fit into what remains of the slice.
     #[inline(always)]
     pub fn translated(&mut self, cpu: &mut Cpu, block: Block) -> Option<Translated> {
         let Block::Cached(number) = block else {
             return None;
         };
         let head = self.heads.get_mut(number as usize)?;
+        if u64::from(head.length) > cpu.remaining() {
+            return None;
+        }
         if let Some(code) = head.code {
             return Some(Translated(code));
         }

@@ -62,6 +62,7 @@ impl Cpu {
             None => {
                 let now = self.now();
                 self.platform.device_write(self.index, physical, value, now);
+                self.heed_platform();
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What is looked at between instructions (SDM 6.9 Priority among concurrent events).
 
+use std::sync::atomic::Ordering;
+
 use arch::control_register::rflags;
 use arch::exception as vector;
 
@@ -10,6 +12,7 @@ use super::{
 };
 use crate::kernel_entry;
 use crate::platform::Notice;
+use crate::schedule::Clock;
 use crate::vtx::{self, events::Processed};
 
 impl Cpu {
@@ -32,6 +35,26 @@ impl Cpu {
         match (timers, self.monitor.deadline()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
+        }
+    }
+
+    /// The platform was asked for something: looks at events before the next instruction if that put
+    /// something before this processor, and ends the slice in time for the devices' next event and for a
+    /// processor that got something to do.
+    pub fn heed_platform(&mut self) {
+        if let Clock::Deterministic(_) = self.clock {
+            let event = self.platform.next_device_event.load(Ordering::Relaxed);
+            let mut end = self.clock.instructions_until(event, self.instructions);
+            if self.platform.take_posted() {
+                end = end.min(self.instructions.saturating_add(self.turn));
+            }
+            if end < self.slice_end {
+                self.end_slice_at(end);
+                self.look_at_events();
+            }
+        }
+        if self.attention() {
+            self.look_at_events();
         }
     }
 

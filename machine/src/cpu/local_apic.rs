@@ -130,6 +130,7 @@ impl Cpu {
                 if broadcast == EndOfInterruptBroadcast::Sent {
                     let now = self.now();
                     self.platform.end_of_interrupt(self.index, vector, now);
+                    self.heed_platform();
                 }
                 self.publish_identity();
                 self.look_at_events();
@@ -162,9 +163,7 @@ impl Cpu {
         });
         let sent = self.platform.send_command(command, self.index);
         // Delivery status is idle at once, so that what came to the sender itself has been accepted.
-        if self.inbox.mailbox.attention() {
-            self.look_at_events();
-        }
+        self.heed_platform();
         sent
     }
 
@@ -177,9 +176,7 @@ impl Cpu {
     pub fn heed_timer(&mut self) {
         if let Some(deadline) = self.next_own_event() {
             let end = self.clock.instructions_until(deadline, self.instructions);
-            if end < self.slice_end {
-                self.slice_end = end;
-            }
+            self.end_slice_at(end);
             self.look_at_events();
         }
     }

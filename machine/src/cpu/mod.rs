@@ -36,5 +36,5 @@ pub mod x87;
 
 pub use arch::segment;
 pub use model::CpuModel;
-pub use run::{Engine, Processor, Stop};
+pub use run::{EndOfSlice, Engine, Processor, Stop};
 pub use state::{Activity, Cpu, Inhibit};

@@ -2,17 +2,33 @@
 
 use arch::{control_register::rflags, vmx_control::primary};
 
-use super::{Cpu, Inhibit, block::Blocks, breakpoint::debugctl, raise::Pending};
+use super::{
+    Cpu, Inhibit,
+    block::{Block, Blocks},
+    breakpoint::debugctl,
+    raise::Pending,
+};
 
 /// Why a processor gave control back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Its slice is over.
     SliceEnd,
+    /// The run was to stop here, in the middle of its slice.
+    RunEnd,
     /// It does nothing until an event comes: halted, shut down or waiting for a start-up IPI.
     Idle,
     /// The machine was told to stop.
     MachineStopped,
+}
+
+/// Where a slice ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndOfSlice {
+    /// After the last instruction that it has room for.
+    Exact,
+    /// Before the first block that it has no room for.
+    BetweenBlocks,
 }
 
 /// What executes instructions. Either gives the same run, instruction for instruction.
@@ -44,6 +60,15 @@ pub struct Processor {
     /// The processor's state.
     pub cpu: Cpu,
     blocks: Blocks,
+    interrupted: Option<Interrupted>,
+}
+
+/// Where a run ended inside a block.
+#[derive(Clone, Copy)]
+struct Interrupted {
+    rest: Block,
+    rip: u64,
+    instructions: u64,
 }
 
 impl Processor {
@@ -58,6 +83,7 @@ impl Processor {
         Self {
             cpu,
             blocks: Blocks::new(engine, processors),
+            interrupted: None,
         }
     }
 
@@ -66,22 +92,47 @@ impl Processor {
         self.blocks.translations()
     }
 
-    /// Runs until the slice ends, the processor idles or the machine stops.
+    /// Runs until the slice or the run ends, the processor idles or the machine stops.
     pub fn run(&mut self) -> Stop {
+        if let Some(interrupted) = self.interrupted.take() {
+            self.go_on(interrupted);
+        }
         loop {
             if (self.cpu.check_events || self.cpu.attention())
                 && let Some(stop) = self.events()
             {
                 return stop;
             }
-            if self.cpu.instructions >= self.cpu.slice_end {
-                return Stop::SliceEnd;
+            if self.cpu.remaining() == 0 {
+                return self.stop();
             }
             if self.cpu.stepwise {
                 self.step();
-            } else {
-                self.block();
+            } else if let Some(stop) = self.block() {
+                return stop;
             }
+        }
+    }
+
+    /// Why there is no room for another instruction.
+    #[cold]
+    fn stop(&self) -> Stop {
+        if self.cpu.instructions >= self.cpu.slice_end {
+            Stop::SliceEnd
+        } else {
+            Stop::RunEnd
+        }
+    }
+
+    /// Executes the rest of the block in which the run ended last time, as if it had not.
+    #[cold]
+    fn go_on(&mut self, interrupted: Interrupted) {
+        let changed = self.cpu.check_events
+            || self.cpu.attention()
+            || self.cpu.rip() != interrupted.rip
+            || self.cpu.instructions != interrupted.instructions;
+        if !changed {
+            self.execute(interrupted.rest);
         }
     }
 
@@ -95,27 +146,46 @@ impl Processor {
         stop
     }
 
-    /// Executes one block.
+    /// Executes one block, or as much of it as there is room for. Gives a reason to leave the loop, if
+    /// there is one.
     #[inline(always)]
-    fn block(&mut self) {
-        let Self { cpu, blocks } = self;
+    fn block(&mut self) -> Option<Stop> {
+        let Self { cpu, blocks, .. } = self;
         let block = match blocks.at_rip(cpu) {
             Ok(block) => block,
-            Err(_raised) => return cpu.fetch_raised(),
+            Err(_raised) => {
+                cpu.fetch_raised();
+                return None;
+            }
         };
         cpu.leave_block = false;
         if let Some(translated) = blocks.translated(cpu, block) {
             if blocks.run(cpu, translated) {
                 cpu.handle_raised();
             }
-            return;
+            return None;
         }
+        let room = cpu.slice_end.wrapping_sub(cpu.instructions);
+        if cpu.end_of_slice == EndOfSlice::BetweenBlocks && blocks.ops(block).len() as u64 > room {
+            return Some(Stop::SliceEnd);
+        }
+        self.execute(block);
+        None
+    }
+
+    /// Executes as much of a block as there is room for.
+    #[inline(always)]
+    fn execute(&mut self, block: Block) {
+        let Self { cpu, blocks, .. } = self;
+        let ops = blocks.ops(block);
+        let room = usize::try_from(cpu.remaining()).unwrap_or(usize::MAX);
+        let fits = ops.len() <= room;
         let mask = cpu.rip_mask();
         let mut instructions = cpu.instructions;
         let mut rip = cpu.rip();
         // Within a block control goes straight on, so RIP and the count are known here; they are
         // stored before each instruction for those that look at them.
-        for op in blocks.ops(block) {
+        for op in ops.iter().take(room) {
             instructions += 1;
             cpu.instructions = instructions;
             cpu.instruction_start = rip;
@@ -128,6 +198,27 @@ impl Processor {
                 return;
             }
         }
+        if !fits {
+            self.cut(block, room);
+        }
+    }
+
+    /// The slice or the run ends when so many instructions of a block have been executed.
+    #[cold]
+    fn cut(&mut self, block: Block, executed: usize) {
+        let Some(rest) = self.blocks.rest(block, executed) else {
+            return;
+        };
+        if self.cpu.instructions >= self.cpu.slice_end {
+            self.blocks.cut_before(rest);
+        } else {
+            // That the run ends here must not change what is found later.
+            self.interrupted = Some(Interrupted {
+                rest,
+                rip: self.cpu.rip(),
+                instructions: self.cpu.instructions,
+            });
+        }
     }
 
     /// Executes one instruction where each is followed by something: an interrupt shadow that ends,
@@ -135,7 +226,7 @@ impl Processor {
     #[cold]
     #[inline(never)]
     fn step(&mut self) {
-        let Self { cpu, blocks } = self;
+        let Self { cpu, blocks, .. } = self;
         let shadowed = cpu.inhibit != Inhibit::None;
         let trapped = cpu.system_flags & rflags::TF != 0;
         let resumed = cpu.system_flags & rflags::RF != 0;
@@ -186,6 +277,21 @@ impl Processor {
 }
 
 impl Cpu {
+    /// The slice ends at that instruction count, if it did not end before.
+    pub fn end_slice_at(&mut self, instructions: u64) {
+        if instructions < self.slice_end {
+            self.slice_end = instructions;
+            self.end_of_slice = EndOfSlice::Exact;
+        }
+    }
+
+    /// Instructions until the slice or the run ends.
+    #[inline(always)]
+    pub fn remaining(&self) -> u64 {
+        let end = self.slice_end.min(self.run_end);
+        end.saturating_sub(self.instructions)
+    }
+
     /// Whether something must be done after each instruction. Whatever makes it true has events
     /// looked at, and so this asked, before the next instruction.
     fn needs_steps(&self) -> bool {

@@ -10,7 +10,7 @@ use apic::register_page::OwnedPage;
 use arch::control_register::{cr0, efer, rflags};
 
 use super::{
-    CpuModel,
+    CpuModel, EndOfSlice,
     flags::Flags,
     monitor::Monitor,
     msr::{self, UnknownMsr},
@@ -223,6 +223,13 @@ pub struct Cpu {
     pub instructions: u64,
     /// Value of `instructions` at which the slice ends.
     pub slice_end: u64,
+    /// Whether the slice may end before that, between two blocks.
+    pub end_of_slice: EndOfSlice,
+    /// From when this processor gives another one something to do, its slice has so many instructions at
+    /// most.
+    pub turn: u64,
+    /// Value of `instructions` at which the run stops, wherever in the slice that is.
+    pub run_end: u64,
     /// What turns retired instructions into time.
     pub clock: Clock,
     /// What happened on this processor.
@@ -315,6 +322,9 @@ impl Cpu {
             vmx: Box::default(),
             instructions: 0,
             slice_end: 0,
+            end_of_slice: EndOfSlice::Exact,
+            turn: 0,
+            run_end: u64::MAX,
             clock,
             counters: Box::default(),
             trace: Trace::default(),

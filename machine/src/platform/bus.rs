@@ -89,6 +89,7 @@ impl Platform {
                 // INTR is wired to LINT0 of the bootstrap processor.
                 if let Some(inbox) = self.inboxes.first() {
                     inbox.mailbox.set_external_line(line.is_asserted());
+                    self.note_posted();
                     self.wake(0);
                 }
             }

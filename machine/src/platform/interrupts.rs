@@ -70,6 +70,7 @@ impl Platform {
             Delivery::StartUp { vector } => mailbox.post_start_up(vector),
             Delivery::ExternalInterrupt => mailbox.post_external_message(),
         };
+        self.note_posted();
         self.wake(index);
     }
 }

@@ -84,6 +84,8 @@ pub struct Platform {
     /// When a device does something by itself next, in nanoseconds; `u64::MAX` for never.
     pub next_device_event: AtomicU64,
     identities: Mutex<Vec<Identity>>,
+    /// An interrupt was put before a processor since somebody asked.
+    posted: AtomicBool,
     console: Mutex<Box<dyn Write + Send>>,
     /// Locked after `pc`.
     input: ConsoleInput,
@@ -111,6 +113,7 @@ impl Platform {
             test_memory: TestMemory::default(),
             next_device_event: AtomicU64::new(0),
             identities: Mutex::new(identities),
+            posted: AtomicBool::new(false),
             console: Mutex::new(console),
             input: ConsoleInput::default(),
             facs: AtomicU64::new(0),
@@ -133,6 +136,16 @@ impl Platform {
             drop(lock(&inbox.sleeping));
             inbox.wake.notify_one();
         }
+    }
+
+    /// An interrupt was put before a processor.
+    fn note_posted(&self) {
+        self.posted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an interrupt was put before any processor since the last call.
+    pub fn take_posted(&self) -> bool {
+        self.posted.swap(false, Ordering::Relaxed)
     }
 
     /// Puts a notice before every processor but `from`.

@@ -1,7 +1,8 @@
 //! The deterministic schedule: one host thread, seeded.
 //!
 //! Time goes round by round. In a round every processor that has something to do executes a slice
-//! of seeded length, one after the other; each instruction moves the common time by one part in as
+//! of seeded length, one after the other; a slice ends after any instruction. If only one has something to
+//! do, its slice goes on until another one has, and a seeded length beyond what woke that one. Each instruction moves the common time by one part in as
 //! many as there are such processors. So the time-stamp counter never runs backwards, from
 //! whichever processor it is read, and each processor executes about one instruction a tick.
 //! When all wait, time skips to the next event; if somebody sits at a keyboard, no faster than the
@@ -13,17 +14,21 @@ use std::time::Duration;
 use arch::control_register::rflags;
 
 use super::{Clock, Share};
-use crate::cpu::{Activity, Cpu, Processor, Stop};
+use crate::cpu::{Activity, Cpu, EndOfSlice, Processor, Stop};
 use crate::platform::{Outcome, Platform, Waited};
 
-/// Shortest slice in instructions.
+/// Most slices have at least so many instructions,
 const SHORTEST: u64 = 64;
-/// Slices are shorter than this.
-const LONGEST: u64 = 512;
-/// What a turn in which no processor executes anything counts toward the limit, in instructions;
-/// about what it costs the host. Software that sleeps for good under a timer that ticks would
-/// otherwise never reach the limit.
-const IDLE_TURN: u64 = 64;
+/// and fewer than these. They end between two blocks, where it costs least.
+const LONGEST: u64 = 600;
+/// One slice in so many is shorter than all of those and ends after any instruction: software on another
+/// processor then sees what a few instructions leave half done.
+const SHORT_ONE_IN: u64 = 8;
+/// A slice of the only processor that has something to do may be so long.
+const LONGEST_ALONE: u64 = 1 << 16;
+/// What a round in which no processor executes anything counts in instructions; about what it costs
+/// the host.
+const IDLE_ROUND: u64 = 64;
 
 /// The schedule's state.
 #[derive(Clone, Debug)]
@@ -32,51 +37,70 @@ pub struct Deterministic {
     fraction: u64,
     parts: u64,
     random: u64,
-    /// Instructions after which the run ends.
-    limit: u64,
+    /// Whose turn it is next,
+    next: usize,
+    /// and how many have not had theirs in this round.
+    left: usize,
+    /// A slice that was begun and is not over.
+    slice: Option<Slice>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slice {
+    processor: usize,
+    share: Share,
 }
 
 impl Deterministic {
-    /// A schedule at time 0 whose interleaving follows from `seed`; the run ends after `limit`
-    /// instructions of all processors together.
-    pub fn new(seed: u64, limit: u64) -> Self {
+    /// A schedule at time 0 whose interleaving follows from `seed`.
+    pub fn new(seed: u64) -> Self {
         Self {
             time: 0,
             fraction: 0,
             parts: 1,
             random: seed ^ 0x5851_f42d_4c95_7f2d,
-            limit,
+            next: 0,
+            left: 0,
+            slice: None,
         }
     }
 
-    /// Runs until the machine stops; gives how it ended.
-    pub fn run(&mut self, platform: &Platform, processors: &mut [Processor]) -> Outcome {
+    /// Runs until the processors together have executed `instructions` since they were built, exactly,
+    /// wherever in a slice, a block or a repeated instruction that is; then gives `None`, and another call
+    /// goes on as if there had been no stop. If the machine stops before, gives how. Software that sleeps
+    /// for good under a timer that ticks is stopped as well: rounds in which nothing is executed are
+    /// counted by themselves, as 64 instructions each.
+    pub fn run_until(
+        &mut self,
+        platform: &Platform,
+        processors: &mut [Processor],
+        instructions: u64,
+    ) -> Option<Outcome> {
+        let mut executed: u64 = processors.iter().map(|p| p.cpu.instructions).sum();
         let (mut before, mut idle) = (None, 0_u64);
         loop {
-            if let Some(outcome) = platform.outcome() {
-                return outcome;
+            if platform.stopped()
+                && let Some(outcome) = platform.outcome()
+            {
+                return Some(outcome);
             }
-            let executed: u64 = processors.iter().map(|p| p.cpu.instructions).sum();
-            if before.replace(executed) == Some(executed) {
-                idle += IDLE_TURN;
+            if executed >= instructions || idle >= instructions {
+                return None;
             }
-            if executed.saturating_add(idle) >= self.limit {
-                platform.stop(Outcome::Limit {
-                    instructions: executed,
-                });
-                continue;
-            }
-            if self.time >= platform.next_device_event.load(Ordering::Relaxed) {
-                platform.advance_devices(self.time);
-            }
-            let ready = processors.iter().filter(|p| self.is_ready(&p.cpu)).count();
-            if ready == 0 {
-                if !self.skip_idle_time(platform, processors) {
-                    platform.stop(Outcome::Deadlock);
+            match self
+                .slice
+                .or_else(|| self.begin_slice(platform, processors))
+            {
+                Some(slice) => {
+                    executed += self.run(platform, processors, slice, instructions - executed);
                 }
-                continue;
+                None => {
+                    if before.replace(executed) == Some(executed) {
+                        idle += IDLE_ROUND;
+                    }
+                    self.begin_round(platform, processors);
+                }
             }
-            self.round(platform, processors, ready as u64);
         }
     }
 
@@ -93,44 +117,106 @@ impl Deterministic {
         cpu.next_own_event().unwrap_or(u64::MAX)
     }
 
-    fn round(&mut self, platform: &Platform, processors: &mut [Processor], ready: u64) {
-        // What had passed of a tick keeps its length when the parts change.
-        self.fraction = self.fraction * ready / self.parts;
-        self.parts = ready;
-        let first = (self.next_random() % processors.len().max(1) as u64) as usize;
-        let (before, after) = processors.split_at_mut(first);
-        for processor in after.iter_mut().chain(before) {
-            if self.is_ready(&processor.cpu) {
-                self.slice(platform, processor);
-                if platform.stopped() {
-                    return;
-                }
+    /// Begins a round, or passes the time if no processor has anything to do.
+    fn begin_round(&mut self, platform: &Platform, processors: &[Processor]) {
+        if self.time >= platform.next_device_event.load(Ordering::Relaxed) {
+            platform.advance_devices(self.time);
+        }
+        let ready = processors.iter().filter(|p| self.is_ready(&p.cpu)).count();
+        if ready == 0 {
+            if !self.skip_idle_time(platform, processors) {
+                platform.stop(Outcome::Deadlock);
             }
+            return;
+        }
+        // What had passed of a tick keeps its length when the parts change.
+        self.fraction = self.fraction * ready as u64 / self.parts;
+        self.parts = ready as u64;
+        self.next = (self.next_random() % processors.len().max(1) as u64) as usize;
+        self.left = processors.len();
+    }
+
+    /// Begins the slice of the next processor that has something to do; `None` if the round is over.
+    fn begin_slice(&mut self, platform: &Platform, processors: &mut [Processor]) -> Option<Slice> {
+        while self.left != 0 {
+            let index = self.next;
+            self.left -= 1;
+            self.next = (index + 1) % processors.len();
+            let cpu = &mut processors.get_mut(index)?.cpu;
+            if !self.is_ready(cpu) {
+                continue;
+            }
+            let share = Share {
+                start: self.time,
+                fraction: self.fraction,
+                instructions: cpu.instructions,
+                parts: self.parts,
+            };
+            cpu.clock = Clock::Deterministic(share);
+            let (turn, end) = self.length();
+            cpu.turn = turn;
+            let mut length = turn;
+            let mut event = platform.next_device_event.load(Ordering::Relaxed);
+            if self.parts == 1
+                && let Some(other_event) = next_event_of_others(processors, index)
+            {
+                length = LONGEST_ALONE;
+                event = event.min(other_event);
+            }
+            let cpu = &mut processors.get_mut(index)?.cpu;
+            cpu.slice_end = cpu.instructions + length;
+            cpu.end_of_slice = end;
+            for event in [cpu.next_own_event(), Some(event)].into_iter().flatten() {
+                let end = cpu.clock.instructions_until(event, cpu.instructions);
+                cpu.end_slice_at(end.max(cpu.instructions + 1));
+            }
+            cpu.check_events = true;
+            self.slice = Some(Slice {
+                processor: index,
+                share,
+            });
+            return self.slice;
+        }
+        None
+    }
+
+    /// How many instructions a slice has if nothing happens, and where it ends.
+    fn length(&mut self) -> (u64, EndOfSlice) {
+        let random = self.next_random();
+        let (kind, length) = (random >> 32, random & 0xffff_ffff);
+        if kind % SHORT_ONE_IN == 0 {
+            (1 + length % SHORTEST, EndOfSlice::Exact)
+        } else {
+            (
+                SHORTEST + length % (LONGEST - SHORTEST),
+                EndOfSlice::BetweenBlocks,
+            )
         }
     }
 
-    fn slice(&mut self, platform: &Platform, processor: &mut Processor) {
-        let length = SHORTEST + self.next_random() % (LONGEST - SHORTEST);
-        let cpu = &mut processor.cpu;
-        let share = Share {
-            start: self.time,
-            fraction: self.fraction,
-            instructions: cpu.instructions,
-            parts: self.parts,
+    /// Runs a slice to its end, or for `most` instructions; gives how many it was.
+    fn run(
+        &mut self,
+        platform: &Platform,
+        processors: &mut [Processor],
+        slice: Slice,
+        most: u64,
+    ) -> u64 {
+        let Some(processor) = processors.get_mut(slice.processor) else {
+            return 0;
         };
-        cpu.clock = Clock::Deterministic(share);
-        cpu.slice_end = cpu.instructions + length;
-        let device = platform.next_device_event.load(Ordering::Relaxed);
-        for event in [cpu.next_own_event(), Some(device)].into_iter().flatten() {
-            let end = cpu.clock.instructions_until(event, cpu.instructions);
-            cpu.slice_end = cpu.slice_end.min(end.max(cpu.instructions + 1));
+        let before = processor.cpu.instructions;
+        processor.cpu.run_end = before.saturating_add(most);
+        let stop = processor.run();
+        if stop == Stop::Idle {
+            super::heed_shutdown(platform, &processor.cpu);
         }
-        cpu.check_events = true;
-        match processor.run() {
-            Stop::Idle => super::heed_shutdown(platform, &processor.cpu),
-            Stop::SliceEnd | Stop::MachineStopped => {}
+        let instructions = processor.cpu.instructions;
+        if stop != Stop::RunEnd {
+            (self.time, self.fraction) = slice.share.time(instructions);
+            self.slice = None;
         }
-        (self.time, self.fraction) = share.time(processor.cpu.instructions);
+        instructions - before
     }
 
     /// Moves time to the next event; false if there is none.
@@ -167,6 +253,22 @@ impl Deterministic {
         z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ z >> 31
     }
+}
+
+/// When time makes another processor than `index` have something to do, if only time does or that one
+/// itself. `None` if any of its stores may.
+fn next_event_of_others(processors: &[Processor], index: usize) -> Option<u64> {
+    let mut first = u64::MAX;
+    for Processor { cpu, .. } in processors {
+        if cpu.index == index {
+            continue;
+        }
+        if cpu.monitor.is_waiting() {
+            return None;
+        }
+        first = first.min(cpu.next_own_event().unwrap_or(u64::MAX));
+    }
+    Some(first)
 }
 
 /// Whether a key could wake a processor: software takes what is typed, and a processor waits for

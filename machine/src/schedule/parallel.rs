@@ -77,7 +77,7 @@ fn run_processor(
         }
         match stop {
             Stop::MachineStopped => return,
-            Stop::SliceEnd => {
+            Stop::SliceEnd | Stop::RunEnd => {
                 if processor.cpu.instructions - first >= limit {
                     platform.stop(Outcome::Limit {
                         instructions: processor.cpu.instructions,

@@ -240,6 +240,7 @@ impl Cpu {
         self.note_port_access(port, size);
         let now = self.now();
         let value = self.platform.port_read(self.index, port, size, now);
+        self.heed_platform();
         self.trace(Event::Port { port, value });
         value
     }
@@ -250,6 +251,7 @@ impl Cpu {
         let now = self.now();
         self.trace(Event::Port { port, value });
         self.platform.port_write(self.index, port, size, value, now);
+        self.heed_platform();
         self.look_at_events();
     }
 }

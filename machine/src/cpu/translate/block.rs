@@ -76,7 +76,7 @@ impl<'a> Translation<'a> {
         let natives: Vec<Native> = ops.iter().map(classify).collect();
         let live = liveness::live_after(ops, &natives);
         self.entry = self.out.position();
-        self.stubs.write_head(self.out);
+        self.stubs.write_head(self.out, self.count);
         let mut ended = false;
         for (index, op) in ops.iter().enumerate() {
             self.index = index;

@@ -13,7 +13,8 @@ use crate::vtx::pause_loop;
 pub(in crate::cpu) struct Context {
     /// Address of a word that is not 0 when the code must leave before the next block.
     pub(super) attention: usize,
-    /// The instruction count at which the code must leave; at most the slice's end.
+    /// The instruction count at which the code must leave, unless a handler has it leave before: the
+    /// end of the slice or of the run.
     pub(super) end: u64,
     /// Instructions until then from the start of the block, after a call of a handler.
     pub(super) remaining: u64,
@@ -69,6 +70,8 @@ impl Context {
         let usable = cpu.cr0 & (cr0::EM | cr0::TS) == 0 && cpu.cr4 & cr4::OSFXSR != 0;
         cpu.translated.vectors_unusable = u8::from(!usable);
         cpu.translated.pause_watched = u8::from(pause_loop::is_watched(cpu));
-        cpu.translated.end = cpu.slice_end.min(cpu.instructions.saturating_add(LONGEST));
+        cpu.translated.end = cpu
+            .instructions
+            .saturating_add(cpu.remaining().min(LONGEST));
     }
 }

@@ -8,7 +8,8 @@
 //! Ten guest registers live in host registers from block to block ([`state`]); so does the number of
 //! instructions that remain until the processor has to look at something. Flags are stored only where
 //! somebody may look at them ([`liveness`]). At the head of each block the emitted code looks at what
-//! the interpreter's loop looks at between blocks, and leaves if something is due.
+//! the interpreter's loop looks at between blocks, and leaves if something is due. It leaves as well
+//! if fewer instructions remain than the block has: the interpreter executes those.
 
 mod arithmetic;
 mod assembler;

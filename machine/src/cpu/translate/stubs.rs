@@ -7,6 +7,10 @@ use super::assembler::{
 };
 use super::host;
 use super::state::{self, BIAS, HOST, PROCESSOR, REMAINING, home};
+use crate::cpu::block::LONGEST_BLOCK;
+
+/// The count in the head of a block is an immediate of one byte.
+const _: () = assert!(LONGEST_BLOCK <= i8::MAX as usize);
 
 /// Positions of the parts that translated blocks use.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,16 +26,17 @@ pub(super) struct Stubs {
     pub(super) head: usize,
 }
 
-const LESS_OR_EQUAL: u8 = 14;
+const LESS: u8 = 12;
 const NOT_EQUAL: u8 = 5;
 
 impl Stubs {
-    /// Writes the head of a block: what the interpreter's loop looks at between blocks. Whoever has
-    /// looked already enters behind it.
-    pub(super) fn write_head(&self, out: &mut Assembler) {
+    /// Writes the head of a block of `count` instructions: what the interpreter's loop looks at between
+    /// blocks. A block that does not fit into what remains of the slice is the interpreter's. Whoever has
+    /// looked already enters behind the head.
+    pub(super) fn write_head(&self, out: &mut Assembler, count: usize) {
         out.load(Quad, RAX, state::ATTENTION);
-        out.test(Quad, state::REMAINING, state::REMAINING);
-        let slice_ends = out.jump_if(LESS_OR_EQUAL);
+        out.arithmetic_immediate(Arithmetic::Compare, Quad, state::REMAINING, count as i32);
+        let slice_ends = out.jump_if(LESS);
         out.bind(slice_ends, self.leave);
         out.arithmetic_immediate(Arithmetic::Compare, Double, Memory::at(RAX, 0), 0);
         let attention = out.jump_if(NOT_EQUAL);
@@ -109,9 +114,9 @@ pub(super) fn write(assembler: &mut Assembler) -> Stubs {
     assembler.load(Quad, REMAINING, state::CALL_REMAINING);
     load_registers(assembler);
     assembler.byte(0xc3);
-    // Its length is the same wherever it lies.
+    // Its length is the same wherever it lies and for each number of instructions.
     let start = assembler.position();
-    stubs.write_head(assembler);
+    stubs.write_head(assembler, LONGEST_BLOCK);
     stubs.head = assembler.position() - start;
     stubs
 }
