@@ -89,7 +89,6 @@ fn msrs_refuse_reserved_bits_and_keep_the_rest() {
         (msr::IA32_LSTAR, 1 << 47, 0xffff_8000_0000_0000),
         (msr::IA32_FS_BASE, 1 << 63, 0x1000),
         (msr::IA32_KERNEL_GS_BASE, 1 << 48, 0x2000),
-        (msr::IA32_FMASK, 1 << 32, 0x200),
         (msr::IA32_TSC_AUX, 1 << 32, 7),
         (msr::IA32_SYSENTER_EIP, 1 << 47, 0x3000),
         (msr::IA32_MCG_STATUS, 8, 0),
@@ -108,6 +107,102 @@ fn msrs_refuse_reserved_bits_and_keep_the_rest() {
     assert!(cpu.write_msr(msr::IA32_MTRRCAP, 0).is_err());
     assert!(cpu.read_msr(0x1234).is_err() && cpu.read_msr(0x1234).is_err());
     assert_eq!(cpu.unknown_msrs.len(), 2);
+}
+
+/// What an MSR has; `None` if it raises #GP.
+fn value(cpu: &mut Cpu, index: u32) -> Option<u64> {
+    cpu.read_msr(index).ok()
+}
+
+/// Registers whose high half is not there: it is ignored, and reads as 0.
+#[test]
+fn some_msrs_keep_their_low_half() {
+    let mut cpu = kernel(&[]).cpu;
+    for index in [msr::IA32_FMASK, msr::IA32_SYSENTER_CS] {
+        cpu.write_msr(index, u64::MAX).expect("it is ignored");
+        assert_eq!(value(&mut cpu, index), Some(0xffff_ffff), "{index:x}");
+    }
+    // There is all of this one.
+    cpu.write_msr(msr::IA32_STAR, u64::MAX).expect("STAR");
+    assert_eq!(value(&mut cpu, msr::IA32_STAR), Some(u64::MAX));
+}
+
+/// Registers of processor models (SDM volume 4): what they say, and the bits that can be set in them.
+#[test]
+fn model_specific_registers_say_what_is_so() {
+    let mut cpu = kernel(&[]).cpu;
+    for (index, at_reset, writable) in [
+        (0x2a, 0, None),
+        (0x34, 0, None),
+        (0x35, 0x1_0001, None),
+        (0x4e, 1, None),
+        (0xcd, 5, None),
+        (0xce, 0x0a00_0000_0a00, None),
+        (0xe2, 0x8000, None),
+        (0x140, 0, Some(0)),
+        (0x198, 0xa00, None),
+        (0x199, 0xa00, Some(0x1_0000_ffff_u64)),
+        (0x19b, 0, Some(0x00ff_ff1f)),
+        (0x1a2, 0x64_0000, None),
+        (0x1a4, 0, Some(0xf)),
+        (0x1ad, 0x0a0a_0a0a_0a0a_0a0a, None),
+        (0x1fc, 0, Some(0x18_0002)),
+        (0x606, 0xa_0e03, None),
+        (0x610, 1 << 63, None),
+        (0x611, 0, None),
+    ] {
+        assert_eq!(value(&mut cpu, index), Some(at_reset), "{index:x}");
+        let zero = cpu.write_msr(index, 0).is_ok();
+        assert_eq!(zero, writable.is_some(), "{index:x}");
+        for bit in 0..64 {
+            let written = cpu.write_msr(index, 1 << bit).is_ok();
+            let wanted = writable.is_some_and(|bits| bits >> bit & 1 != 0);
+            assert_eq!(written, wanted, "{index:x} bit {bit}");
+            if written {
+                assert_eq!(value(&mut cpu, index), Some(1 << bit), "{index:x}");
+            } else if writable.is_none() {
+                assert_eq!(value(&mut cpu, index), Some(at_reset), "{index:x}");
+            }
+        }
+    }
+    // A log that is empty.
+    assert!(cpu.write_msr(0x19c, 0x5555).is_err());
+    cpu.write_msr(0x19c, 0xaaaa).expect("the log is cleared");
+    assert_eq!(value(&mut cpu, 0x19c), Some(0));
+    assert!(cpu.unknown_msrs.is_empty(), "they exist");
+    // The frequency of the TSC, three times.
+    let ratio = value(&mut cpu, 0xce).expect("MSR_PLATFORM_INFO") >> 8 & 0xff;
+    let (crystal, clock) = (cpu.cpuid(0x15, 0), cpu.cpuid(0x16, 0));
+    assert_eq!(u64::from(clock.eax), ratio * 100);
+    let hertz = crystal.ecx / crystal.eax * crystal.ebx;
+    assert_eq!(u64::from(hertz), ratio * 100_000_000);
+    // The inventory number is locked out.
+    assert_eq!(value(&mut cpu, 0x4f), None);
+}
+
+/// SDM 9.11.7.1 Determining the signature: 0, CPUID.1, and then the revision, which is not 0.
+#[test]
+fn the_microcode_has_a_revision() {
+    let mut processor = kernel(&[0x0f, 0xa2]);
+    let cpu = &mut processor.cpu;
+    let revision = value(cpu, msr::IA32_BIOS_SIGN_ID);
+    assert!(revision.is_some_and(|revision| revision >> 32 != 0));
+    cpu.write_msr(0x79, 0x1000).expect("an update for others");
+    assert_eq!(value(cpu, 0x79), None);
+    cpu.write_msr(msr::IA32_BIOS_SIGN_ID, 0).expect("0");
+    assert_eq!(value(cpu, msr::IA32_BIOS_SIGN_ID), Some(0));
+    cpu.registers[0] = 1;
+    step(&mut processor, 1);
+    assert_eq!(value(&mut processor.cpu, msr::IA32_BIOS_SIGN_ID), revision);
+}
+
+/// A model that software knows by its number promises what this processor lacks: it is 6, F0H.
+#[test]
+fn the_model_is_none_that_software_knows() {
+    let signature = kernel(&[]).cpu.cpuid(1, 0).eax;
+    assert_eq!(signature >> 8 & 0xf, 6);
+    assert_eq!(signature >> 20, 0);
+    assert_eq!(signature >> 4 & 0xf | signature >> 12 & 0xf0, 0xf0);
 }
 
 // SDM 17.17.3 Time-stamp counter adjustment

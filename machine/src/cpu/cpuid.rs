@@ -2,7 +2,7 @@
 
 use arch::control_register::cr4;
 
-use super::{Cpu, CpuModel, execute::sse::extended_states, monitor, msr};
+use super::{Cpu, CpuModel, execute::sse::extended_states, model_specific::RATIO, monitor, msr};
 
 /// The four registers that CPUID returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -189,17 +189,17 @@ impl Cpu {
             },
             0xb | 0x1f => self.topology(subleaf),
             0xd => self.extended_states(subleaf),
-            // Crystal of 100 MHz, times 10 gives the TSC's 1 GHz.
+            // Crystal of 100 MHz, times the ratio gives the TSC's 1 GHz.
             0x15 => Leaf {
                 eax: 1,
-                ebx: 10,
+                ebx: RATIO as u32,
                 ecx: 100_000_000,
                 edx: 0,
             },
             // Base and maximum frequency and bus, in MHz.
             0x16 => Leaf {
-                eax: 1000,
-                ebx: 1000,
+                eax: 100 * RATIO as u32,
+                ebx: 100 * RATIO as u32,
                 ecx: 100,
                 edx: 0,
             },

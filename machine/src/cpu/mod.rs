@@ -18,6 +18,7 @@ pub mod flags;
 pub mod float;
 pub mod local_apic;
 pub mod model;
+mod model_specific;
 pub mod monitor;
 pub mod msr;
 pub mod op;

@@ -46,8 +46,9 @@ pub struct CpuModel {
 impl Default for CpuModel {
     fn default() -> Self {
         Self {
-            // Family 6, model 8FH: the first server processor with IPI virtualization.
-            signature: 0x0008_06f8,
+            // Family 6, model F0H, which is no processor of Intel's: software that dispatches by model finds
+            // none that it knows and asks for features. A known model would promise AVX, for instance.
+            signature: 0x000f_0601,
             physical_address_width: 46,
             pages_1g: true,
             virtualization: VirtualizationLevel::IpiVirtualization,

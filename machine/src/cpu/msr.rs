@@ -2,10 +2,14 @@
 
 use arch::msr::{self, feature_control};
 
-use super::{Cpu, breakpoint::debugctl, raise::Raised, segment::register};
+use super::{Cpu, breakpoint::debugctl, model_specific::Written, raise::Raised, segment::register};
 
 /// IA32_PLATFORM_ID.
 const IA32_PLATFORM_ID: u32 = 0x17;
+/// IA32_BIOS_UPDT_TRIG.
+const IA32_BIOS_UPDT_TRIG: u32 = 0x79;
+/// The half of a register that is there.
+const LOW_HALF: u64 = 0xffff_ffff;
 /// First of the variable-range MTRRs: base and mask alternate.
 const IA32_MTRR_PHYSBASE0: u32 = 0x200;
 /// Last of the eight pairs.
@@ -137,6 +141,9 @@ impl Cpu {
         if let Some(value) = crate::vtx::capability(self, index) {
             return Ok(value);
         }
+        if let Some(value) = self.read_model_specific(index) {
+            return Ok(value);
+        }
         Err(self.unknown_msr(index, None))
     }
 
@@ -165,7 +172,11 @@ impl Cpu {
             // There is no prediction to hold back.
             msr::IA32_PRED_CMD => self.permit(value & !PREDICTION_BARRIER == 0)?,
             msr::IA32_BIOS_SIGN_ID => self.msrs.bios_sign_id = value,
-            msr::IA32_SYSENTER_CS => self.msrs.sysenter_cs = value,
+            // Whatever update is offered, it is for another processor (SDM 9.11.6).
+            IA32_BIOS_UPDT_TRIG => {}
+            // The high halves of these are not there, which the VMCS field of the first shows, too.
+            msr::IA32_SYSENTER_CS => self.msrs.sysenter_cs = value & LOW_HALF,
+            msr::IA32_FMASK => self.msrs.fmask = value & LOW_HALF,
             msr::IA32_SYSENTER_ESP => self.msrs.sysenter_esp = self.canonical(value)?,
             msr::IA32_SYSENTER_EIP => self.msrs.sysenter_eip = self.canonical(value)?,
             msr::IA32_MCG_STATUS => {
@@ -188,10 +199,6 @@ impl Cpu {
             msr::IA32_STAR => self.msrs.star = value,
             msr::IA32_LSTAR => self.msrs.lstar = self.canonical(value)?,
             msr::IA32_CSTAR => self.msrs.cstar = self.canonical(value)?,
-            msr::IA32_FMASK => {
-                self.permit(value >> 32 == 0)?;
-                self.msrs.fmask = value;
-            }
             msr::IA32_FS_BASE => {
                 self.segments[register::FS as usize].base = self.canonical(value)?;
             }
@@ -232,7 +239,11 @@ impl Cpu {
                 *slot = value;
             }
         } else {
-            return Err(self.unknown_msr(index, Some(value)));
+            match self.write_model_specific(index, value) {
+                Written::Done => {}
+                Written::Refused => return Err(self.general_protection(0)),
+                Written::Absent => return Err(self.unknown_msr(index, Some(value))),
+            }
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use arch::control_register::{cr0, efer, rflags};
 use super::{
     CpuModel, EndOfSlice,
     flags::Flags,
+    model_specific::ModelSpecific,
     monitor::Monitor,
     msr::{self, UnknownMsr},
     op::FLAT,
@@ -102,6 +103,8 @@ pub struct Msrs {
     pub mcg_status: u64,
     /// IA32_BIOS_SIGN_ID as software left it.
     pub bios_sign_id: u64,
+    /// Registers that belong to processor models.
+    pub model_specific: ModelSpecific,
 }
 
 /// One logical processor: everything that only it touches, as plain integers. What others may
@@ -520,6 +523,8 @@ impl Cpu {
             self.msrs = Msrs {
                 pat: 0x0007_0406_0007_0406,
                 misc_enable: 1 | msr::MONITOR,
+                // Firmware has executed CPUID.1.
+                bios_sign_id: msr::MICROCODE_REVISION,
                 ..Msrs::default()
             };
         }
