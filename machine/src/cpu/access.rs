@@ -365,7 +365,9 @@ impl Cpu {
         mut change: impl FnMut(T) -> T,
     ) -> Result<T, Raised> {
         self.check_canonical(linear, segment)?;
-        if self.bytes_in_page(linear, T::SIZE) == T::SIZE {
+        self.check_canonical(linear.wrapping_add(T::SIZE as u64 - 1), segment)?;
+        let first = self.bytes_in_page(linear, T::SIZE);
+        if first == T::SIZE {
             let place = self.translate_to_modify(linear)?;
             self.check_alignment(linear, T::SIZE, self.privilege())?;
             self.note_data_access(linear, T::SIZE, Access::Write);
@@ -378,12 +380,55 @@ impl Cpu {
             self.write_place(place, linear, change(old))?;
             return Ok(old);
         }
-        // A split lock: both pages are known writable before anything is changed.
-        let next = linear.wrapping_add(T::SIZE as u64 - 1);
+        // Both pages are known writable before anything is changed; the first faults first.
+        let next = self.truncate_linear(linear.wrapping_add(first as u64));
+        self.translate_to_modify(linear)?;
         self.translate_to_modify(next)?;
         let old = self.read_slow(linear, segment, self.privilege())?;
         self.write_slow(linear, segment, self.privilege(), change(old))?;
         Ok(old)
+    }
+
+    /// Raises what a write of a `T` at `offset` of a segment would raise, so that an instruction that
+    /// writes more than one operand can write all of them or none.
+    #[inline]
+    pub fn probe_write<T: Word>(&mut self, segment: u8, offset: u64) -> Result<(), Raised> {
+        let linear = self.linear(segment, offset, T::SIZE, Access::Write)?;
+        self.probe_linear::<T>(linear, segment, self.privilege())
+    }
+
+    /// The same for a linear address; `segment` decides the fault of a non-canonical one.
+    pub fn probe_linear<T: Word>(
+        &mut self,
+        linear: u64,
+        segment: u8,
+        privilege: Privilege,
+    ) -> Result<(), Raised> {
+        let linear = self.truncate_linear(linear);
+        match self.tlb.lookup::<T>(linear, Access::Write, privilege) {
+            Some(_) => Ok(()),
+            None => self.probe_slow(linear, T::SIZE, segment, privilege),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn probe_slow(
+        &mut self,
+        linear: u64,
+        size: usize,
+        segment: u8,
+        privilege: Privilege,
+    ) -> Result<(), Raised> {
+        self.check_canonical(linear, segment)?;
+        self.check_canonical(linear.wrapping_add(size as u64 - 1), segment)?;
+        let first = self.bytes_in_page(linear, size);
+        self.translate(linear, Access::Write, privilege)?;
+        if first != size {
+            let next = self.truncate_linear(linear.wrapping_add(first as u64));
+            self.translate(next, Access::Write, privilege)?;
+        }
+        self.check_alignment(linear, size, privilege)
     }
 
     /// Translates the operand of a read-modify-write. One that violates EPT has tried to read and to

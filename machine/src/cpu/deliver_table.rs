@@ -31,10 +31,8 @@ impl Cpu {
         let entry: u32 = self.read_system(self.idtr.base.wrapping_add(u64::from(offset)))?;
         let flags = self.saved_rflags(event);
         let mut frame = StackFrame::current(self);
-        frame.push(self, Item::Word, flags)?;
-        let cs = self.segments[register::CS as usize].selector;
-        frame.push(self, Item::Word, cs.into())?;
-        frame.push(self, Item::Word, self.rip())?;
+        let cs = self.segments[register::CS as usize].selector.into();
+        frame.push(self, Item::Word, &[flags, cs, self.rip()])?;
         frame.commit(self);
         self.system_flags &= !(rflags::IF | rflags::TF | rflags::AC | rflags::RF);
         self.load_8086_segment(register::CS, (entry >> 16) as u16);
@@ -124,24 +122,26 @@ impl Cpu {
         } else {
             StackFrame::current(self)
         };
-        if from_8086 {
-            for number in [register::GS, register::FS, register::DS, register::ES] {
-                let selector = self.segments[number as usize].selector;
-                frame.push(self, item, selector.into())?;
-            }
-        }
-        if inner {
-            let ss = self.segments[register::SS as usize].selector;
-            frame.push(self, item, ss.into())?;
-            frame.push(self, item, self.registers[RSP])?;
-        }
-        frame.push(self, item, flags)?;
-        let old_cs = self.segments[register::CS as usize].selector;
-        frame.push(self, item, old_cs.into())?;
-        frame.push(self, item, self.rip())?;
-        if let Some(code) = event.error_code {
-            frame.push(self, item, code.into())?;
-        }
+        let selector = |number: u8| u64::from(self.segments[number as usize].selector);
+        let values = [
+            selector(register::GS),
+            selector(register::FS),
+            selector(register::DS),
+            selector(register::ES),
+            selector(register::SS),
+            self.registers[RSP],
+            flags,
+            selector(register::CS),
+            self.rip(),
+            event.error_code.unwrap_or(0).into(),
+        ];
+        let first = match (from_8086, inner) {
+            (true, _) => 0,
+            (false, true) => 4,
+            (false, false) => 6,
+        };
+        let end = values.len() - usize::from(event.error_code.is_none());
+        frame.push(self, item, &values[first..end])?;
         // SDM: the offset must be inside the code segment, or #GP.
         if !cs.covers(offset, 1) {
             return Err(self.general_protection(0));
@@ -235,17 +235,16 @@ impl Cpu {
         };
         let privilege = self.stack_privilege(handler.cpl);
         let mut frame = StackFrame::long(top & !15, privilege);
-        let ss = self.segments[register::SS as usize];
-        let old_cs = self.segments[register::CS as usize].selector;
-        let item = Item::Quadword;
-        frame.push(self, item, ss.selector.into())?;
-        frame.push(self, item, self.registers[RSP])?;
-        frame.push(self, item, self.saved_rflags(event))?;
-        frame.push(self, item, old_cs.into())?;
-        frame.push(self, item, self.rip())?;
-        if let Some(code) = event.error_code {
-            frame.push(self, item, code.into())?;
-        }
+        let values = [
+            self.segments[register::SS as usize].selector.into(),
+            self.registers[RSP],
+            self.saved_rflags(event),
+            self.segments[register::CS as usize].selector.into(),
+            self.rip(),
+            event.error_code.unwrap_or(0).into(),
+        ];
+        let end = values.len() - usize::from(event.error_code.is_none());
+        frame.push(self, Item::Quadword, &values[..end])?;
         if !Self::is_canonical(offset) {
             return Err(self.general_protection(0));
         }

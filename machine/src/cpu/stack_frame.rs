@@ -1,5 +1,5 @@
 //! A stack that is pushed to or popped from before the stack pointer changes, so that a fault on the
-//! way leaves the processor as it was.
+//! way leaves the processor and memory as they were.
 
 use arch::exception as vector;
 
@@ -151,15 +151,28 @@ impl StackFrame {
         Err(cpu.fault(vector::STACK_FAULT, Some(self.error_code)))
     }
 
-    /// Pushes the low bits of `value`.
-    pub fn push(&mut self, cpu: &mut Cpu, item: Item, value: u64) -> Result<(), Raised> {
-        self.skip(item.size().wrapping_neg());
-        let linear = self.linear(cpu, item.size())?;
-        match item {
-            Item::Word => cpu.write_linear(linear, self.privilege, value as u16),
-            Item::Doubleword => cpu.write_linear(linear, self.privilege, value as u32),
-            Item::Quadword => cpu.write_linear(linear, self.privilege, value),
+    /// Pushes the low bits of each of `values`, or nothing if one of the pushes raises something.
+    pub fn push(&mut self, cpu: &mut Cpu, item: Item, values: &[u64]) -> Result<(), Raised> {
+        let mut probe = *self;
+        for _ in values {
+            probe.skip(item.size().wrapping_neg());
+            let linear = probe.linear(cpu, item.size())?;
+            match item {
+                Item::Word => cpu.probe_linear::<u16>(linear, op::FLAT_STACK, self.privilege),
+                Item::Doubleword => cpu.probe_linear::<u32>(linear, op::FLAT_STACK, self.privilege),
+                Item::Quadword => cpu.probe_linear::<u64>(linear, op::FLAT_STACK, self.privilege),
+            }?;
         }
+        for value in values {
+            self.skip(item.size().wrapping_neg());
+            let linear = self.linear(cpu, item.size())?;
+            match item {
+                Item::Word => cpu.write_linear(linear, self.privilege, *value as u16),
+                Item::Doubleword => cpu.write_linear(linear, self.privilege, *value as u32),
+                Item::Quadword => cpu.write_linear(linear, self.privilege, *value),
+            }?;
+        }
+        Ok(())
     }
 
     /// Pops an item, zero-extended.

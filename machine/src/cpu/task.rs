@@ -97,7 +97,7 @@ impl Cpu {
             let wide = self.tr.rights & 8 != 0;
             let item = if wide { Item::Doubleword } else { Item::Word };
             let mut frame = StackFrame::current(self);
-            frame.push(self, item, code.into())?;
+            frame.push(self, item, &[code.into()])?;
             frame.commit(self);
         }
         Ok(())

@@ -5,6 +5,7 @@
     reason = "each test binary uses its own part of this module"
 )]
 
+use posthaste_machine::cpu::segment::{Segment, register};
 use posthaste_machine::cpu::{Activity, Cpu, Engine, Processor, Stop};
 
 use crate::support::CODE;
@@ -39,11 +40,15 @@ pub struct Fault {
     pub cr2: Option<u64>,
 }
 
-/// At which privilege the code runs.
+/// In which mode and at which privilege the code runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ring {
+    /// 64-bit mode, CPL 0.
     Zero,
+    /// 64-bit mode, CPL 3.
     Three,
+    /// 32-bit code in compatibility mode, CPL 3.
+    Three32,
 }
 
 /// The rights of page `number` of [`PAGES`].
@@ -83,9 +88,13 @@ fn run_with(
     let code = [code, &[0xcd, END]].concat();
     let mut processor = match ring {
         Ring::Zero => tables::kernel(&code),
-        Ring::Three => tables::user(&code),
+        Ring::Three | Ring::Three32 => tables::user(&code),
     };
     let cpu = &mut processor.cpu;
+    if ring == Ring::Three32 {
+        cpu.segments[register::CS as usize] =
+            Segment::from_descriptor(tables::USER_CODE_32 | 3, tables::flat(0xc0fb));
+    }
     cpu.ram.store(0x3010, PAGE_TABLE | 7);
     for number in 0..512 {
         set_page(cpu, number, PRESENT | WRITABLE | USER);

@@ -111,16 +111,15 @@ fn transfer_8086(
 /// Pushes CS and RIP on the stack in use.
 fn push_return(cpu: &mut Cpu, item: Item) -> Result<(), Raised> {
     let mut frame = StackFrame::current(cpu);
-    push_code_pointer(cpu, &mut frame, item)?;
+    frame.push(cpu, item, &code_pointer(cpu))?;
     frame.commit(cpu);
     Ok(())
 }
 
-fn push_code_pointer(cpu: &mut Cpu, frame: &mut StackFrame, item: Item) -> Result<(), Raised> {
+/// What a far call pushes last.
+fn code_pointer(cpu: &Cpu) -> [u64; 2] {
     let cs = cpu.segments[register::CS as usize].selector;
-    frame.push(cpu, item, cs.into())?;
-    let rip = cpu.rip();
-    frame.push(cpu, item, rip)
+    [cs.into(), cpu.rip()]
 }
 
 /// Checks that a code segment is usable as such and `offset` is inside it, and gives it with `cpl`
@@ -232,16 +231,18 @@ fn through_gate(cpu: &mut Cpu, kind: Transfer, gate: &Descriptor) -> Result<(), 
     Ok(())
 }
 
+/// The most parameters that a call gate copies, and the mask of their number.
+const PARAMETERS: usize = 31;
+
 // SDM 5.8.5 Stack switching
 fn call_inner_level(cpu: &mut Cpu, gate: &Descriptor, item: Item, cpl: u8) -> Result<(), Raised> {
-    let old_ss = cpu.segments[register::SS as usize].selector;
+    let old_ss = cpu.segments[register::SS as usize].selector.into();
     let old_pointer = cpu.registers[RSP];
+    let [cs, rip] = code_pointer(cpu);
     if cpu.ia32e_mode() {
         let top = cpu.long_stack(4 + u64::from(cpl) * 8)?;
         let mut frame = StackFrame::long(top, cpu.stack_privilege(cpl));
-        frame.push(cpu, item, old_ss.into())?;
-        frame.push(cpu, item, old_pointer)?;
-        push_code_pointer(cpu, &mut frame, item)?;
+        frame.push(cpu, item, &[old_ss, old_pointer, cs, rip])?;
         frame.commit(cpu);
         cpu.segments[register::SS as usize] = Cpu::null_stack_segment(cpl.into());
         return Ok(());
@@ -251,18 +252,15 @@ fn call_inner_level(cpu: &mut Cpu, gate: &Descriptor, item: Item, cpl: u8) -> Re
     let privilege = cpu.stack_privilege(cpl);
     let mut frame = StackFrame::inner(ss, pointer, privilege, (selector & !RPL).into());
     let mut outer = StackFrame::current(cpu);
-    frame.push(cpu, item, old_ss.into())?;
-    frame.push(cpu, item, old_pointer)?;
-    let count = gate.low >> 32 & 0x1f;
+    let count = (gate.low >> 32) as usize & PARAMETERS;
+    let mut values = [0; PARAMETERS + 4];
+    values[..2].copy_from_slice(&[old_ss, old_pointer]);
     // The parameters keep their order: the last one pushed lies lowest.
-    outer.skip(count * item.size());
-    for _ in 0..count {
-        outer.skip(item.size().wrapping_neg());
-        let mut place = outer;
-        let parameter = place.pop(cpu, item)?;
-        frame.push(cpu, item, parameter)?;
+    for parameter in values[2..2 + count].iter_mut().rev() {
+        *parameter = outer.pop(cpu, item)?;
     }
-    push_code_pointer(cpu, &mut frame, item)?;
+    values[2 + count..4 + count].copy_from_slice(&[cs, rip]);
+    frame.push(cpu, item, &values[..4 + count])?;
     cpu.segments[register::SS as usize] = ss;
     frame.commit(cpu);
     Ok(())

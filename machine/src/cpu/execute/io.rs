@@ -13,7 +13,6 @@ use super::super::{
         number::{RAX, RCX, RDI, RDX, RSI},
     },
     segment::register,
-    tlb::Access as MemoryAccess,
 };
 use crate::memory::Word;
 use crate::trace::Event;
@@ -194,19 +193,6 @@ fn output_string<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 }
 
 impl Cpu {
-    /// Raises what a write of `T` at `offset` of a segment would raise.
-    fn probe_write<T: Word>(&mut self, segment: u8, offset: u64) -> Result<(), Raised> {
-        let linear = self.linear(segment, offset, T::SIZE, MemoryAccess::Write)?;
-        for linear in [linear, linear.wrapping_add(T::SIZE as u64 - 1)] {
-            if self.ia32e_mode() && !Self::is_canonical(linear) {
-                return Err(self.segment_fault(segment));
-            }
-            let linear = self.truncate_linear(linear);
-            self.translate(linear, MemoryAccess::Write, self.privilege())?;
-        }
-        Ok(())
-    }
-
     /// Whether the program may use `size` bytes at `port`: by IOPL, or by the I/O permission bit map
     /// of the TSS (SDM volume 1, 19.5 Protected-mode I/O).
     pub fn check_port(&mut self, port: u16, size: u8) -> Result<(), Raised> {

@@ -47,18 +47,19 @@ fn pop_memory<T: Integer>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 }
 
 fn push_all<T: Integer>(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
-    let before = cpu.registers[RSP];
+    let segment = cpu.stack_segment();
+    let top = cpu.stack_top();
+    let place = |cpu: &Cpu, number: u64| {
+        cpu.truncate_stack(top.wrapping_sub((number + 1) * T::SIZE as u64))
+    };
+    // All eight are known writable before one is written.
     for number in 0..8 {
-        let value = if number == RSP as u8 {
-            T::from_u64(before)
-        } else {
-            T::register(cpu, number)
-        };
-        if let Err(raised) = cpu.push(value) {
-            cpu.registers[RSP] = before;
-            return Err(raised);
-        }
+        cpu.probe_write::<T>(segment, place(cpu, number))?;
     }
+    for number in 0..8 {
+        cpu.write_at(segment, place(cpu, number), T::register(cpu, number as u8))?;
+    }
+    cpu.set_stack_top(place(cpu, 7));
     Ok(())
 }
 
@@ -114,27 +115,36 @@ fn pop_flags<T: Integer>(cpu: &mut Cpu, _op: &Op) -> Result<(), Raised> {
 }
 
 fn enter<T: Integer>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
-    let size = op.immediate & 0xffff;
-    let level = op.extra & 31;
     let segment = cpu.stack_segment();
     let step = T::SIZE as u64;
-    let mut top = cpu.truncate_stack(cpu.stack_top().wrapping_sub(step));
-    cpu.write_at(segment, top, T::register(cpu, RBP as u8))?;
-    let frame = top;
+    let level = u64::from(op.extra & 31);
+    let pushes = level + 1;
+    let begin = cpu.stack_top();
+    let place = |cpu: &Cpu, number: u64| cpu.truncate_stack(begin.wrapping_sub(number * step));
+    // All pushes are known to be possible before the first, and the new top must be writable (SDM
+    // volume 2, ENTER).
+    for number in 1..=pushes {
+        let place = place(cpu, number);
+        cpu.probe_write::<T>(segment, place)?;
+    }
+    let size = op.immediate & 0xffff;
+    let top = cpu.truncate_stack(place(cpu, pushes).wrapping_sub(size));
+    cpu.probe_write::<T>(segment, top)?;
+    // The frame pointer is as wide as operands, however wide the stack is.
+    let frame = cpu.registers[RSP] & !cpu.truncate_stack(u64::MAX) | place(cpu, 1);
+    let first = place(cpu, 1);
+    cpu.write_at(segment, first, T::register(cpu, RBP as u8))?;
     if level > 0 {
         let mut link = cpu.registers[RBP];
-        for _ in 1..level {
+        for number in 2..=level {
             link = cpu.truncate_stack(link.wrapping_sub(step));
             let value: T = cpu.read_at(segment, link)?;
-            top = cpu.truncate_stack(top.wrapping_sub(step));
-            cpu.write_at(segment, top, value)?;
+            let place = place(cpu, number);
+            cpu.write_at(segment, place, value)?;
         }
-        top = cpu.truncate_stack(top.wrapping_sub(step));
-        cpu.write_at(segment, top, T::from_u64(frame))?;
+        let last = place(cpu, pushes);
+        cpu.write_at(segment, last, T::from_u64(frame))?;
     }
-    top = cpu.truncate_stack(top.wrapping_sub(size));
-    // The new top must be writable (SDM volume 2, ENTER); the word there is written back.
-    cpu.read_modify_write_at(segment, top, false, |word: u8| word)?;
     T::set_register(cpu, RBP as u8, T::from_u64(frame));
     cpu.set_stack_top(top);
     Ok(())

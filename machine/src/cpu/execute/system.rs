@@ -232,14 +232,21 @@ fn load_table<T: Table, const LONG: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), 
 fn store_table<T: Table, const LONG: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     user_mode_prevented(cpu)?;
     intercept::descriptor_table(cpu, T::STORE, OperandPlace::Memory, op)?;
-    let table = *T::register(cpu);
+    let DescriptorTable { base, limit } = *T::register(cpu);
     let offset = cpu.effective_offset(op);
-    if LONG {
-        cpu.write_at(op.segment, offset.wrapping_add(2), table.base)?;
-    } else {
-        cpu.write_at(op.segment, offset.wrapping_add(2), table.base as u32)?;
+    let word = |shift: u32| (base >> shift) as u16;
+    let words = [limit, word(0), word(16), word(32), word(48)];
+    let words = if LONG { &words[..] } else { &words[..3] };
+    // It is aligned as a doubleword (SDM 6.15, "Interrupt 17"), whose first half is the limit.
+    cpu.probe_write::<u32>(op.segment, offset)?;
+    let place = |i: usize| offset.wrapping_add(i as u64 * 2);
+    for i in 2..words.len() {
+        cpu.probe_write::<u16>(op.segment, place(i))?;
     }
-    cpu.write_at(op.segment, offset, table.limit)
+    for (i, word) in words.iter().enumerate() {
+        cpu.write_at(op.segment, place(i), *word)?;
+    }
+    Ok(())
 }
 
 fn store_machine_status_to_memory(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {

@@ -118,9 +118,9 @@ impl Cpu {
 fn save(cpu: &mut Cpu, op: &Op, saving: Saving, wide: bool) -> Result<(), Raised> {
     let offset = enter(cpu, op, Access::Write)?;
     let requested = requested(cpu);
-    // The area may span two pages; both must be writable before anything is written.
-    for distance in [0, AREA - 1] {
-        cpu.read_modify_write_at::<u8>(op.segment, at(offset, distance), false, |byte| byte)?;
+    // The area may span two pages; both must be writable before anything is written, as for FXSAVE.
+    for distance in [AREA - 1, 0] {
+        cpu.probe_write::<u8>(op.segment, at(offset, distance))?;
     }
     let image = cpu.fx_image(wide);
     let (saved, mxcsr) = match saving {

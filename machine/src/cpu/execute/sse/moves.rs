@@ -184,15 +184,14 @@ fn store_masked<F: File>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     let mask = F::load(cpu, op.rm).to_le_bytes();
     let offset = cpu.effective_offset(op);
     let selected = |i: usize| mask[i] & 0x80 != 0;
-    // The bytes are stored one by one; that all of them may be is known first.
+    // The bytes are stored one by one; that all of them may be is known first. Alignment is that of
+    // quadwords, whatever the mask is.
     for i in (0..F::BYTES).filter(|&i| selected(i)) {
-        cpu.read_modify_write_at::<u8>(
-            op.segment,
-            cpu.wrapped_offset(op, offset, i as u64),
-            false,
-            |byte| byte,
-        )?;
+        let place = cpu.wrapped_offset(op, offset, i as u64);
+        cpu.probe_write::<u8>(op.segment, place)?;
     }
+    let base = cpu.segments[(op.segment & 7) as usize].base;
+    cpu.check_alignment(base.wrapping_add(offset), 8, cpu.privilege())?;
     for i in (0..F::BYTES).filter(|&i| selected(i)) {
         cpu.write_at(
             op.segment,

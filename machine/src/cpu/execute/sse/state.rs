@@ -15,6 +15,8 @@ use crate::cpu::{
 
 /// Bytes of the FXSAVE image that FXSAVE writes; the rest is software's (SDM volume 1, 10.5.1).
 const IMAGE: usize = 416;
+/// Bytes of the whole image.
+const AREA: usize = 512;
 
 fn ldmxcsr(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     Xmm::enter(cpu)?;
@@ -47,7 +49,7 @@ fn enter(cpu: &mut Cpu, op: &Op, access: Access) -> Result<u64, Raised> {
     cpu.require_alignment(op, access)?;
     let offset = cpu.effective_offset(op);
     // A fault anywhere in the 512 bytes comes before anything is changed.
-    cpu.linear(op.segment, offset, 512, access)?;
+    cpu.linear(op.segment, offset, AREA, access)?;
     Ok(offset)
 }
 
@@ -69,9 +71,10 @@ fn fxsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     let offset = enter(cpu, op, Access::Write)?;
     let image = cpu.fx_image(WIDE);
     let xmm = xmm_count(cpu);
-    // The image may span two pages; both must be writable before anything is.
-    for distance in [0, IMAGE - 16] {
-        cpu.read_modify_write_at::<u8>(op.segment, at(offset, distance), false, |byte| byte)?;
+    // The image may span two pages; both must be writable before anything is. Processors look at the
+    // last byte first.
+    for distance in [AREA - 1, 0] {
+        cpu.probe_write::<u8>(op.segment, at(offset, distance))?;
     }
     for (i, chunk) in image.into_iter().enumerate() {
         if i < 10 + xmm {

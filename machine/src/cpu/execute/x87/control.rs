@@ -205,19 +205,40 @@ fn take_environment<const WIDE: bool>(cpu: &mut Cpu, words: [u32; 7]) {
     x87.update_summary();
 }
 
-/// All `bytes` of the operand are writable before any of them is written.
-fn check_writable(cpu: &mut Cpu, op: &Op, offset: u64, bytes: u64) -> Result<(), Raised> {
-    for place in [0, bytes - 1] {
-        let place = offset.wrapping_add(place);
-        cpu.read_modify_write_at::<u8>(op.segment, place, false, |byte| byte)?;
+/// All `bytes` of the operand are writable before any of them is written: processors look at the
+/// first byte, then at the last.
+fn check_writable<const WIDE: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+    offset: u64,
+    bytes: u64,
+) -> Result<(), Raised> {
+    if WIDE {
+        cpu.probe_write::<u32>(op.segment, offset)?;
+    } else {
+        cpu.probe_write::<u16>(op.segment, offset)?;
     }
-    Ok(())
+    cpu.probe_write::<u8>(op.segment, offset.wrapping_add(bytes - 1))
+}
+
+/// The five words of a register in the image of FNSAVE, which only its beginning aligns.
+fn words(value: Extended) -> [u16; 5] {
+    let [a, b, c, d, e, f, g, h, i, j] = value.to_bytes();
+    [[a, b], [c, d], [e, f], [g, h], [i, j]].map(u16::from_le_bytes)
+}
+
+fn from_words(words: [u16; 5]) -> Extended {
+    let [a, b, c, d, e] = words.map(u64::from);
+    Extended {
+        significand: a | b << 16 | c << 32 | d << 48,
+        head: e as u16,
+    }
 }
 
 fn store_environment<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     cpu.enter_x87_no_wait()?;
     let offset = cpu.effective_offset(op);
-    check_writable(cpu, op, offset, if WIDE { 28 } else { 14 })?;
+    check_writable::<WIDE>(cpu, op, offset, if WIDE { 28 } else { 14 })?;
     write_environment::<WIDE>(cpu, op, offset)?;
     cpu.x87.control |= 0x3f;
     cpu.x87.update_summary();
@@ -236,13 +257,13 @@ fn load_environment<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Rais
 fn save<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     cpu.enter_x87_no_wait()?;
     let offset = cpu.effective_offset(op);
-    check_writable(cpu, op, offset, if WIDE { 108 } else { 94 })?;
+    check_writable::<WIDE>(cpu, op, offset, if WIDE { 108 } else { 94 })?;
     let mut place = write_environment::<WIDE>(cpu, op, offset)?;
     for i in 0..8 {
-        let value = cpu.x87.raw(i);
-        cpu.write_at(op.segment, place, value.significand)?;
-        cpu.write_at(op.segment, place.wrapping_add(8), value.head)?;
-        place = place.wrapping_add(10);
+        for word in words(cpu.x87.raw(i)) {
+            cpu.write_at(op.segment, place, word)?;
+            place = place.wrapping_add(2);
+        }
     }
     cpu.x87.initialize();
     Ok(())
@@ -255,11 +276,12 @@ fn restore<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     let (words, mut place) = read_environment::<WIDE>(cpu, op, offset)?;
     let mut values = [Extended::INDEFINITE; 8];
     for value in &mut values {
-        *value = Extended {
-            significand: cpu.read_at(op.segment, place)?,
-            head: cpu.read_at(op.segment, place.wrapping_add(8))?,
-        };
-        place = place.wrapping_add(10);
+        let mut words = [0_u16; 5];
+        for word in &mut words {
+            *word = cpu.read_at(op.segment, place)?;
+            place = place.wrapping_add(2);
+        }
+        *value = from_words(words);
     }
     take_environment::<WIDE>(cpu, words);
     let tag = cpu.x87.tag;

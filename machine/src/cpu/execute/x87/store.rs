@@ -142,7 +142,8 @@ fn store_double<const POP: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
 fn write_ten(cpu: &mut Cpu, op: &Op, low: u64, high: u16) -> Result<(), Raised> {
     let offset = cpu.effective_offset(op);
     let end = offset.wrapping_add(8);
-    cpu.read_modify_write_at::<u16>(op.segment, end, false, |word| word)?;
+    cpu.probe_write::<u64>(op.segment, offset)?;
+    cpu.probe_write::<u16>(op.segment, end)?;
     cpu.write_at(op.segment, offset, low)?;
     cpu.write_at(op.segment, end, high)
 }
