@@ -190,7 +190,11 @@ pub fn decode(bytes: &[u8], bits: u32) -> Decoded {
         };
     }
     lower_operands(&instruction, bits, base, &mut lowered);
-    let prefixes = Prefixes::scan(bytes, bits);
+    let (prefixes, opcode) = Prefixes::scan(bytes, bits);
+    if let [escape @ 0xd8..=0xdf, second, ..] = opcode {
+        // SDM volume 1, 8.1.9 Last instruction opcode
+        lowered.immediate = u64::from(escape & 7) << 8 | u64::from(*second);
+    }
     lowered.address_shift = 64 - prefixes.address_bits(bits) as u8;
     lowered.attributes |=
         size_code(prefixes.operand_bits(&instruction, bits)) << op::OPERAND_SIZE_SHIFT;
@@ -339,9 +343,11 @@ struct Prefixes {
 }
 
 impl Prefixes {
-    fn scan(bytes: &[u8], bits: u32) -> Self {
+    /// The prefixes, and the bytes behind them.
+    fn scan(bytes: &[u8], bits: u32) -> (Self, &[u8]) {
         let mut found = Self::default();
-        for byte in bytes.iter().take(LONGEST) {
+        let mut rest = bytes;
+        while let [byte, behind @ ..] = rest {
             match byte {
                 0x66 => found.operand_size = true,
                 0x67 => found.address_size = true,
@@ -349,13 +355,15 @@ impl Prefixes {
                 // REX counts only right before the opcode (SDM volume 2, 2.2.1).
                 0x40..=0x4f if bits == 64 => {
                     found.rex_w = byte & 8 != 0;
+                    rest = behind;
                     continue;
                 }
                 _ => break,
             }
             found.rex_w = false;
+            rest = behind;
         }
-        found
+        (found, rest)
     }
 
     fn address_bits(self, bits: u32) -> u32 {

@@ -34,7 +34,8 @@ pub const OPERAND_SIZE_SHIFT: u8 = 5;
 pub struct Op {
     /// What carries it out.
     pub execute: Execute,
-    /// The immediate, sign-extended; the offset of a near branch; the address of MOV moffs.
+    /// The immediate, sign-extended; the offset of a near branch; the address of MOV moffs; the opcode
+    /// that an x87 instruction leaves as the last one.
     pub immediate: u64,
     /// Which instruction it is, for the translator.
     pub code: Code,

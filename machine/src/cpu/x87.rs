@@ -14,8 +14,11 @@ pub struct X87 {
     pub status: u16,
     /// Full tag word, two bits a register; 11b is empty.
     pub tag: u16,
-    /// Last opcode, 11 bits.
+    /// Opcode of the last instruction that raised an unmasked exception, 11 bits (SDM volume 1, 8.1.9.1
+    /// Fopcode compatibility sub-mode; processors of family 6 do not have it).
     pub opcode: u16,
+    /// Opcode of the last instruction but control instructions.
+    pub executed_opcode: u16,
     /// Last instruction pointer.
     pub instruction_pointer: u64,
     /// Last data pointer.
@@ -31,6 +34,7 @@ impl Default for X87 {
             status: 0,
             tag: 0xffff,
             opcode: 0,
+            executed_opcode: 0,
             instruction_pointer: 0,
             data_pointer: 0,
         }
@@ -250,8 +254,25 @@ impl X87 {
             flags
         };
         self.status |= flags as u16;
-        self.update_summary();
+        self.summarize();
         unmasked & flag::PRE_COMPUTATION == 0
+    }
+
+    /// The instruction that runs raised exceptions: an unmasked one keeps its opcode.
+    fn summarize(&mut self) {
+        self.update_summary();
+        if self.status & 0x80 != 0 {
+            self.opcode = self.executed_opcode;
+        }
+    }
+
+    /// Whether it is the state that XRSTOR initializes to (SDM volume 1, 13.6).
+    pub fn is_initial(&self) -> bool {
+        let initial = Self {
+            executed_opcode: self.executed_opcode,
+            ..Self::default()
+        };
+        *self == initial
     }
 
     /// Records a stack fault (SDM volume 1, 8.5.1.1). Says whether it is masked.
@@ -262,7 +283,7 @@ impl X87 {
         };
         self.set_conditions(condition::C1, c1);
         self.status |= 0x41;
-        self.update_summary();
+        self.summarize();
         self.control & 1 != 0
     }
 

@@ -21,6 +21,8 @@ use crate::{support, undefined};
 const ENCODINGS: u64 = 8;
 /// States from which each encoding runs.
 const STATES: u64 = 125;
+/// Bit 7 of the x87 status word: an unmasked exception is pending.
+const SUMMARY: u8 = 0x80;
 /// Where the guest's RAM has the shared region.
 const REGION_IN_RAM: u64 = 0x40_0000;
 
@@ -133,6 +135,7 @@ impl Engine {
             }
             state.fx[i * 16..][..16].copy_from_slice(&chunk.to_le_bytes());
         }
+        state.fx[16..24].copy_from_slice(&(image[1] as u64).to_le_bytes());
         state.set_mxcsr(cpu.mxcsr);
         cpu.activity != Activity::Active
     }
@@ -545,6 +548,22 @@ fn case(
         let word =
             |fx: &[u8; 512]| u64::from_le_bytes([fx[0], fx[1], fx[2], fx[3], fx[4], 0, 0, 0]);
         differ("x87 tag:status:control", word(&theirs.fx), word(&ours.fx));
+    }
+    if theirs.fx[2] & !before.fx[2] & SUMMARY != 0 {
+        // AMD's processors save the pointers while an unmasked exception is pending only.
+        let mut pointers = vec![("FOP", 6..8), ("FIP", 8..16)];
+        if form.memory {
+            pointers.push(("FDP", 16..24));
+        }
+        for (name, at) in pointers {
+            if theirs.fx[at.clone()] != ours.fx[at.clone()] {
+                let word = |fx: &[u8; 512]| {
+                    let bytes = fx[at.clone()].iter().rev();
+                    bytes.fold(0, |word, byte| word << 8 | u64::from(*byte))
+                };
+                differ(name, word(&theirs.fx), word(&ours.fx));
+            }
+        }
     }
     for i in 0..8 {
         let at = 32 + i * 16..42 + i * 16;

@@ -98,7 +98,7 @@ fn xmm_count(cpu: &Cpu) -> usize {
 impl Cpu {
     /// XINUSE (13.6 Processor tracking of XSAVE-managed state), without MXCSR.
     fn states_in_use(&self) -> u64 {
-        let x87 = self.x87 != X87::default();
+        let x87 = !self.x87.is_initial();
         let sse = self.xmm.iter().any(|register| *register != 0);
         let bit = |used, state| if used { state } else { 0 };
         bit(x87, X87_STATE) | bit(sse, SSE_STATE)

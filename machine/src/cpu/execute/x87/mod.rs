@@ -54,6 +54,7 @@ impl Cpu {
     #[inline(always)]
     fn note_x87(&mut self, op: &Op, memory: bool) {
         self.x87.instruction_pointer = self.instruction_start;
+        self.x87.executed_opcode = op.immediate as u16;
         if memory {
             self.x87.data_pointer = self.effective_offset(op);
         }
