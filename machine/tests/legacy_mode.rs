@@ -384,8 +384,8 @@ fn questions_about_descriptors_are_answered_in_zf() {
     type Case = ([u8; 3], u16, bool, u64);
     let unchanged = 0x5555;
     let cases: [Case; 14] = [
-        (lar, STACK_0, true, 0x00c0_9300),
-        (lar, CODE_32, true, 0x00c0_9b00),
+        (lar, STACK_0, true, 0x00cf_9300),
+        (lar, CODE_32, true, 0x00cf_9b00),
         (lar, TASK, true, 0x0000_8b00),
         (lar, 0, false, unchanged),
         (lar, 0x1000, false, unchanged),

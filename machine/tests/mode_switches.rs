@@ -140,3 +140,26 @@ fn init_resets_and_a_start_up_ipi_starts_an_application_processor() {
     assert_eq!(cpu.activity, Activity::Active);
     assert_eq!(cpu.segments[register::CS as usize].base, 0x9_a000);
 }
+
+/// SDM volume 2, MOV to control registers: paging with IA32_EFER.LME needs a TSS that IA-32e mode has.
+#[test]
+fn ia_32e_mode_begins_with_no_16_bit_tss() {
+    for (kind, refused) in [(0x81, true), (0x83, true), (0x8b, false), (0x10000, false)] {
+        // MOV CR0, EAX
+        let mut processor = long_mode(&[0x0f, 0x22, 0xc0]);
+        load(&mut processor.cpu);
+        let cpu = &mut processor.cpu;
+        let on = cpu.cr0;
+        cpu.cr0 &= !arch::control_register::cr0::PG;
+        cpu.efer &= !efer::LMA;
+        let code = &mut cpu.segments[register::CS as usize];
+        code.rights = code.rights & !arch::segment::rights::LONG | arch::segment::rights::BIG;
+        cpu.tr.rights = kind;
+        cpu.registers[0] = on;
+        cpu.refresh_mode();
+        step(&mut processor, 1);
+        let cpu = &processor.cpu;
+        assert_eq!(cpu.ia32e_mode(), !refused, "{kind:x}");
+        assert_eq!(cpu.rip() == CODE + 3, !refused, "{kind:x}");
+    }
+}

@@ -79,7 +79,9 @@ impl Cpu {
         if value & cr0::PG != 0 {
             if extended & efer::LME != 0 {
                 let long = self.segments[register::CS as usize].has(rights::LONG);
-                if changed & cr0::PG != 0 && (self.cr4 & cr4::PAE == 0 || long) {
+                // A 16-bit TSS, available or busy.
+                let small_task = matches!(self.tr.rights & rights::TYPE, 1 | 3);
+                if changed & cr0::PG != 0 && (self.cr4 & cr4::PAE == 0 || long || small_task) {
                     return Err(self.general_protection(0));
                 }
                 extended |= efer::LMA;

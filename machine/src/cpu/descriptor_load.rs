@@ -90,15 +90,20 @@ impl Cpu {
         self.mark_accessed(&descriptor)
     }
 
-    /// After a return to an outer level: a data segment that the outer level may not use becomes
-    /// null (SDM 5.8.6 Returning from a called procedure).
+    /// After a return to an outer level: a data segment that the outer level may not use becomes null,
+    /// and of a null selector nothing stays either, RPL included (SDM volume 2, IRET and RET,
+    /// RETURN-TO-OUTER-PRIVILEGE-LEVEL). The base stays, which 64-bit mode goes on to use in FS and GS.
     pub fn drop_inner_segments(&mut self) {
         let cpl = self.cpl;
         for number in [register::ES, register::DS, register::FS, register::GS] {
             let segment = &mut self.segments[number as usize];
             let conforming = segment.has(rights::CODE | rights::CONFORMING_DOWN);
-            if !segment.has(rights::UNUSABLE) && !conforming && segment.privilege() < cpl {
-                *segment = Segment::unusable(0);
+            let unusable = segment.has(rights::UNUSABLE);
+            if is_null(segment.selector) || !unusable && !conforming && segment.privilege() < cpl {
+                *segment = Segment {
+                    base: segment.base,
+                    ..Segment::unusable(0)
+                };
             }
         }
     }

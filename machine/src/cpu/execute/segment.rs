@@ -254,10 +254,14 @@ fn set_result(cpu: &mut Cpu, op: &Op, value: u32) {
     }
 }
 
+/// The bits of a descriptor's second doubleword that LAR loads. The manual leaves bits 19:16 undefined;
+/// processors load them with the rest.
+const ACCESS_RIGHTS: u32 = 0x00ff_ff00;
+
 fn load_access_rights<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     let found = look_up::<MEMORY>(cpu, op, has_rights)?;
     if let Some(descriptor) = found {
-        set_result(cpu, op, (descriptor.low >> 32) as u32 & 0x00f0_ff00);
+        set_result(cpu, op, (descriptor.low >> 32) as u32 & ACCESS_RIGHTS);
     }
     set_zero(cpu, found.is_some());
     Ok(())
