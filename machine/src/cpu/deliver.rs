@@ -13,9 +13,10 @@ use super::{
 use crate::trace::Event;
 use crate::vtx::VmExit;
 
-/// Exceptions one after the other in the delivery of one event. A handler's stack whose misalignment
-/// raises #AC each time that it is delivered has no end to them: processors hang, this one shuts down.
-const LONGEST_SERIES: u32 = 16;
+/// Exceptions one after the other in the delivery of one event before the run is looked at. A handler's
+/// stack whose misalignment raises #AC each time that it is delivered has no end to them: processors
+/// take no other event then.
+const LONGEST_SERIES: u64 = 16;
 /// DR7.GD: general detect.
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
 
@@ -101,6 +102,20 @@ impl Cpu {
         } else {
             0
         };
+        self.deliver_series(event);
+    }
+
+    /// Goes on with a series of exceptions that has had no end so far. Each counts as an instruction, so
+    /// that slices and runs end.
+    pub(super) fn continue_series(&mut self) {
+        if let Some((first, second)) = self.series.take() {
+            self.instructions += LONGEST_SERIES.min(self.remaining());
+            self.delivering = Some(first);
+            self.deliver_series(second);
+        }
+    }
+
+    fn deliver_series(&mut self, event: Exception) {
         let mut event = event;
         let mut in_series = 0;
         loop {
@@ -120,8 +135,7 @@ impl Cpu {
                     let second = Self::with_external_bit(&event, second);
                     match combine(&event, &second) {
                         Combined::Serial if in_series == LONGEST_SERIES => {
-                            self.delivering = None;
-                            self.triple_fault();
+                            self.series = Some((event, second));
                             break;
                         }
                         Combined::Serial => {

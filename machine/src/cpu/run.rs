@@ -137,6 +137,16 @@ impl Processor {
     }
 
     fn events(&mut self) -> Option<Stop> {
+        // Nothing else happens before a series of exceptions has come to its end.
+        while self.cpu.series.is_some() {
+            if self.cpu.platform.stopped() {
+                return Some(Stop::MachineStopped);
+            }
+            if self.cpu.remaining() == 0 {
+                return Some(self.stop());
+            }
+            self.cpu.continue_series();
+        }
         let stop = self.cpu.process_events();
         while let Some(frame) = self.cpu.stale_code.pop() {
             self.blocks.drop_frame(frame, &mut self.cpu.tlb);

@@ -153,6 +153,9 @@ pub struct Cpu {
     pub breakpoints_met: u64,
     /// Alignment is checked: CPL is 3, CR0.AM and RFLAGS.AC are set.
     pub alignment_checked: bool,
+    /// The exception that was being delivered and the one that came then, where a series of them has had
+    /// no end so far.
+    pub series: Option<(Exception, Exception)>,
     /// The event being delivered, if one is.
     pub delivering: Option<Exception>,
     /// Length of the instruction behind it, for INT n, INT3, INTO and INT1; otherwise 0.
@@ -276,6 +279,7 @@ impl Cpu {
             paused_flags: Flags::from_rflags(0),
             breakpoints_met: 0,
             alignment_checked: false,
+            series: None,
             delivering: None,
             delivering_length: 0,
             unknown_msrs: Vec::new(),
