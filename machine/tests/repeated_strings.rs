@@ -95,6 +95,31 @@ fn a_fault_in_a_store_leaves_the_flags() {
     );
 }
 
+/// Where both operands fault, Intel's processors report ES:RDI of CMPS and the source of MOVS.
+#[test]
+fn one_of_two_absent_strings_is_reported() {
+    for (code, cr2) in [
+        (&[0xa6][..], PAGES + 4104),
+        (REPE_CMPSB, PAGES + 4104),
+        (REPE_CMPSD, PAGES + 4104),
+        (&[0xa4], PAGES + 4096),
+        (&[0xf3, 0x48, 0xa5], PAGES + 4096),
+    ] {
+        let (fault, _) = run(Ring::Three, code, |cpu| {
+            absent_second_page(cpu, 0);
+            cpu.registers[6] = PAGES + 4096;
+            cpu.registers[7] = PAGES + 4104;
+            cpu.registers[1] = 2;
+        });
+        let fault = fault.unwrap_or_else(|| panic!("{code:x?} does not fault"));
+        assert_eq!(
+            (fault.cr2, fault.error_code),
+            (Some(cr2), Some(4)),
+            "{code:x?}"
+        );
+    }
+}
+
 /// SDM volume 1, 3.3.7.1: a non-canonical address is #SS where it is relative to RSP or RBP, and
 /// #GP elsewhere; in 64-bit mode the prefixes of CS, DS, ES and SS do not change that, and those of
 /// FS and GS do.

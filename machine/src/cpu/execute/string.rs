@@ -181,8 +181,9 @@ impl Kind for Compare {
 
     #[inline(always)]
     fn once<T: Integer>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
-        let a: T = cpu.read_at(op.segment, offset(cpu, op, RSI))?;
+        // Intel's processors read the second operand first, which tells where both fault.
         let b: T = cpu.read_at(extra_segment(cpu), offset(cpu, op, RDI))?;
+        let a: T = cpu.read_at(op.segment, offset(cpu, op, RSI))?;
         cpu.flags = compare(a, b);
         advance::<T>(cpu, op, RSI);
         advance::<T>(cpu, op, RDI);
