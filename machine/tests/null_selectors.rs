@@ -139,7 +139,7 @@ fn a_return_to_the_same_level_leaves_data_segments() {
     // IRETD at CPL 3 in compatibility mode pops three doublewords.
     let (fault, processor) = run(Ring::Three32, IRETD, |cpu| {
         let cs = u64::from(USER_CODE_32 | 3);
-        stack(cpu, &[CODE + 1 | cs << 32, 2]);
+        stack(cpu, &[(CODE + 1) | cs << 32, 2]);
         prepare(cpu);
     });
     assert_eq!(fault, None);
