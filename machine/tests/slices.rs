@@ -6,7 +6,7 @@ mod support;
 
 use posthaste_machine::cpu::{Engine, Processor};
 use posthaste_machine::platform::Outcome;
-use posthaste_machine::schedule::Deterministic;
+use posthaste_machine::schedule::{Deterministic, run_parallel};
 use support::{DATA, long_mode_processors};
 
 const ENGINES: [Engine; 3] = [
@@ -177,6 +177,25 @@ fn where_a_run_is_stopped_changes_nothing() {
                 assert_eq!(outcome, None);
             }
             assert_eq!(state(&processors), whole, "{engine:?}, every {step}");
+        }
+    }
+}
+
+#[test]
+fn a_parallel_run_ends_after_so_many_instructions_of_all_processors() {
+    // again: inc eax; nop; jmp again
+    const SPIN: &[u8] = &[0xff, 0xc0, 0x90, 0xeb, 0xfb];
+    for engine in ENGINES {
+        for limit in [0, 1, 77, 50_000, 1_000_003] {
+            let mut processors = processors([SPIN, SPIN, SPIN, SPIN], engine);
+            let platform = processors[0].cpu.platform.clone();
+            let outcome = run_parallel(&platform, &mut processors, limit);
+            let limit_reached = Outcome::Limit {
+                instructions: limit,
+            };
+            assert_eq!(outcome, limit_reached);
+            let executed: u64 = processors.iter().map(|p| p.cpu.instructions).sum();
+            assert_eq!(executed, limit, "{engine:?}");
         }
     }
 }

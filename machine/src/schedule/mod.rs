@@ -1,10 +1,12 @@
 //! Who runs when, and what time it is.
 
+mod budget;
 mod clock;
 mod deterministic;
 mod parallel;
 mod shared_clock;
 
+use budget::Budget;
 pub use clock::{Clock, Share};
 pub use deterministic::Deterministic;
 pub use parallel::run as run_parallel;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{Clock, SharedClock};
+use super::{Budget, Clock, SharedClock};
 use crate::cpu::{Activity, Processor, Stop};
 use crate::platform::{Outcome, Platform, lock};
 
@@ -21,18 +21,33 @@ const LOOKS_AT_A_DEADLOCK: u32 = 20;
 /// Instructions between looks at the time.
 const SLICE: u64 = 20_000;
 
-/// Runs until the machine stops; gives how it ended. The run ends after about `limit` instructions
-/// of one processor; a nanosecond in which all of them sleep counts as one.
+/// Runs until the machine stops; gives how it ended. The run ends when the processors together have
+/// executed exactly `limit` instructions since they were built. Software that sleeps for good under a timer
+/// that ticks is stopped as well: nanoseconds in which all sleep are counted by themselves, up to as many.
 pub fn run(platform: &Platform, processors: &mut [Processor], limit: u64) -> Outcome {
-    let clock = &Arc::new(SharedClock::new(processors.len()));
-    let idlers = &Idlers::default();
+    let executed: u64 = processors.iter().map(|p| p.cpu.instructions).sum();
+    let shared = &Shared {
+        clock: Arc::new(SharedClock::new(processors.len())),
+        budget: Budget::new(limit.saturating_sub(executed)),
+        limit,
+        idlers: Idlers::default(),
+    };
     thread::scope(|scope| {
         for processor in processors.iter_mut() {
-            scope.spawn(move || run_processor(platform, processor, clock, limit, idlers));
+            scope.spawn(move || run_processor(platform, processor, shared));
         }
-        run_devices(platform, clock, limit, idlers);
+        run_devices(platform, shared);
     });
     platform.outcome().unwrap_or(Outcome::Deadlock)
+}
+
+/// What the threads of a run share.
+#[derive(Debug)]
+struct Shared {
+    clock: Arc<SharedClock>,
+    budget: Budget,
+    limit: u64,
+    idlers: Idlers,
 }
 
 /// How many processors have nothing to do.
@@ -45,16 +60,15 @@ struct Idlers {
     waiting_for_good: AtomicUsize,
 }
 
-fn run_processor(
-    platform: &Platform,
-    processor: &mut Processor,
-    clock: &Arc<SharedClock>,
-    limit: u64,
-    idlers: &Idlers,
-) {
+fn run_processor(platform: &Platform, processor: &mut Processor, shared: &Shared) {
+    let Shared {
+        clock,
+        budget,
+        limit,
+        idlers,
+    } = shared;
     let index = processor.cpu.index;
     processor.cpu.clock = Clock::Shared(clock.clone());
-    let first = processor.cpu.instructions;
     let mut waits_for_good = false;
     loop {
         clock.look(index, platform);
@@ -70,20 +84,24 @@ fn run_processor(
         }
         cpu.check_events = true;
         let before = cpu.instructions;
+        let portion = budget.take(SLICE);
+        cpu.run_end = before.saturating_add(portion);
         let stop = processor.run();
+        budget.settle(portion, processor.cpu.instructions - before);
+        if budget.unused() == 0 {
+            platform.stop(Outcome::Limit {
+                instructions: *limit,
+            });
+        }
         if waits_for_good && processor.cpu.instructions != before {
             waits_for_good = false;
             idlers.waiting_for_good.fetch_sub(1, Ordering::Relaxed);
         }
         match stop {
             Stop::MachineStopped => return,
-            Stop::SliceEnd | Stop::RunEnd => {
-                if processor.cpu.instructions - first >= limit {
-                    platform.stop(Outcome::Limit {
-                        instructions: processor.cpu.instructions,
-                    });
-                }
-            }
+            Stop::SliceEnd => {}
+            // Others have what is left, or nothing is and the machine stops.
+            Stop::RunEnd => thread::yield_now(),
             Stop::Idle => {
                 super::heed_shutdown(platform, &processor.cpu);
                 let due = processor.cpu.next_own_event();
@@ -125,7 +143,13 @@ fn run_processor(
 
 /// Runs the devices' own events on the thread that started the machine.
 /// Software that sleeps for good reaches the limit by the time that passes.
-fn run_devices(platform: &Platform, clock: &SharedClock, limit: u64, idlers: &Idlers) {
+fn run_devices(platform: &Platform, shared: &Shared) {
+    let Shared {
+        clock,
+        budget,
+        limit,
+        idlers,
+    } = shared;
     let (mut last, mut idle) = (0, 0_u64);
     let mut deadlocked = 0;
     while !platform.stopped() {
@@ -138,8 +162,10 @@ fn run_devices(platform: &Platform, clock: &SharedClock, limit: u64, idlers: &Id
             idle = idle.saturating_add(now - last);
         }
         last = now;
-        if idle >= limit {
-            platform.stop(Outcome::Limit { instructions: 0 });
+        if idle >= *limit {
+            platform.stop(Outcome::Limit {
+                instructions: limit - budget.unused().min(*limit),
+            });
         }
         let next = platform.next_device_event.load(Ordering::Relaxed);
         deadlocked = if next == u64::MAX && is_deadlocked(platform, idlers) {
