@@ -46,6 +46,12 @@ pub const fn pushes_error_code(vector: u8) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21)
 }
 
+/// Whether exception `vector` is a fault whatever its cause, so that its delivery saves RFLAGS.RF as 1 (SDM
+/// 6.5 Exception classifications, 17.3.1.1): not #DB, whose saved RF is what it was, nor traps and aborts.
+pub const fn is_fault(vector: u8) -> bool {
+    matches!(vector, 0 | 5..=7 | 10..=14 | 16 | 17 | 19..=21)
+}
+
 /// Error-code bits of a page fault (SDM 4.7 Page-fault exceptions).
 pub mod page_fault {
     /// The fault was a protection violation, not a non-present page.

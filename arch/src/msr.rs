@@ -28,6 +28,10 @@ pub const IA32_SYSENTER_EIP: u32 = 0x176;
 pub const IA32_MCG_CAP: u32 = 0x179;
 /// Machine-check status.
 pub const IA32_MCG_STATUS: u32 = 0x17a;
+/// Machine-check control.
+pub const IA32_MCG_CTL: u32 = 0x17b;
+/// Control of the first machine-check bank, before its status, address and miscellaneous registers; four for each bank.
+pub const IA32_MC0_CTL: u32 = 0x400;
 /// Miscellaneous enables.
 pub const IA32_MISC_ENABLE: u32 = 0x1a0;
 /// Debug control.

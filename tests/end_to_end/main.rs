@@ -8,6 +8,7 @@ mod entry_failure;
 mod exit_status;
 mod figures;
 mod json;
+mod non_maskable;
 mod processor_models;
 mod program;
 mod red_zone;

@@ -1,13 +1,10 @@
 //! Guests that a VM entry would refuse if the hypervisor did not keep their state legal: each gets what
 //! a processor without a hypervisor gives, and ends by its own doing.
 
-use machine::cpu::Engine;
-use machine::platform::Outcome;
-use posthaste::guest_run::GuestRun;
-
 use crate::flat_image::{
     FAIL, FlatImage, SUCCEED, TABLES, drop_privilege, load_control_register, selector, store_32,
 };
+use crate::flat_run::succeeds;
 
 const DEBUG: u8 = 1;
 const GENERAL_PROTECTION: u8 = 13;
@@ -18,28 +15,6 @@ const PAGING: u32 = 0x8000_0031;
 const CACHE_DISABLE: u32 = 1 << 30;
 /// CR4.PAE.
 const PAE: u32 = 1 << 5;
-
-/// Runs an image with both engines; it must succeed with each.
-#[track_caller]
-fn succeeds(image: FlatImage) {
-    let image = image.build();
-    for engine in [Engine::Interpreter, Engine::default()] {
-        let finished = GuestRun {
-            guest: Some(image.clone()),
-            vcpus: 1,
-            processors: 1,
-            memory: 64 << 20,
-            guest_memory_mib: Some(32),
-            limit: 20_000_000,
-            engine,
-            ..GuestRun::default()
-        }
-        .run_to_end(Box::new(|_, _| {}))
-        .expect("the hypervisor starts");
-        let (outcome, console) = (finished.report.outcome, finished.console);
-        assert_eq!(outcome, Outcome::Exit(0x10), "{engine:?}: {console}");
-    }
-}
 
 /// Code that jumps to `address`.
 fn jump(address: u32) -> Vec<u8> {

@@ -5,6 +5,8 @@
 pub(crate) const BASE: u32 = 0x10_0000;
 /// Where it starts.
 const START: u32 = BASE + 0x100;
+/// Where the code of [`FlatImage::protected`] begins.
+pub(crate) const CODE: u32 = START + 0x40;
 const GDT: u32 = BASE + 0x2000;
 const DESCRIPTORS: u32 = BASE + 0x2100;
 const TSS: u32 = BASE + 0x2200;
@@ -108,6 +110,7 @@ impl FlatImage {
         start.extend([0x66, 0xb8]); // mov ax, TSS_32
         start.extend(selector::TSS_32.to_le_bytes());
         start.extend([0x0f, 0x00, 0xd8]); // ltr ax
+        start.resize((CODE - START) as usize, 0x90);
         start.extend(code);
         let task = u64::from(TSS);
         let task = (task & 0xff_ffff) << 16 | (task >> 24) << 56;
@@ -140,9 +143,22 @@ impl FlatImage {
 
     /// With a handler of exception `vector` that succeeds.
     pub(crate) fn expecting(self, vector: u8) -> Self {
+        self.handling(vector, &SUCCEED)
+    }
+
+    /// With `code` as the handler of exception `vector`.
+    pub(crate) fn handling(self, vector: u8, code: &[u8]) -> Self {
         let handler = HANDLERS + 0x100;
         self.put_entries(IDT + u32::from(vector) * 8, &[gate(handler)])
-            .put(handler, &SUCCEED)
+            .put(handler, code)
+    }
+
+    /// With an IDT whose gates may be used and handled at privilege level 3: every exception goes to
+    /// `handler` there.
+    pub(crate) fn handling_as_user(self, handler: u32) -> Self {
+        let user = u64::from(selector::USER_CODE);
+        let gate = gate(handler) & !(0xffff << 16 | 0xff00 << 32) | user << 16 | 0xee00 << 32;
+        self.put_entries(IDT, &[gate; 256])
     }
 
     /// With `bytes` at `address`, a physical address not below [`BASE`].

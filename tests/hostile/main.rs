@@ -3,8 +3,10 @@
 
 mod boot_images;
 mod configurations;
+mod debug_exceptions;
 mod entries;
 mod flat_image;
+mod flat_run;
 mod guest_image;
 mod guests;
 #[path = "../../machine/tests/hostile/instructions.rs"]

@@ -54,15 +54,26 @@ struct Pseudo {
     base: u64,
 }
 
-/// Builds the IDT: gate `v` enters `stubs + 16 * v`, #NM enters `device_not_available`.
-pub fn build_idt(stubs: u64, device_not_available: u64) -> &'static [u64; 512] {
+/// Where the gates of the IDT lead.
+#[derive(Clone, Copy, Debug)]
+pub struct Stubs {
+    /// Gate `v` enters 16 `v` bytes behind this, but for the following.
+    pub first: u64,
+    /// The entry of NMIs.
+    pub non_maskable: u64,
+    /// The entry of #NM.
+    pub device_not_available: u64,
+}
+
+/// Builds the IDT.
+pub fn build_idt(stubs: Stubs) -> &'static [u64; 512] {
     let mut idt = Box::new([0u64; 512]);
     for vector in 0..256 {
-        let entry = if vector == 7 {
-            device_not_available
-        } else {
+        let entry = match vector {
+            2 => stubs.non_maskable,
+            7 => stubs.device_not_available,
             // Stubs are 16 bytes apart by their alignment.
-            stubs + 16 * vector as u64
+            _ => stubs.first + 16 * vector as u64,
         };
         // SDM 6.14.1 64-bit mode IDT: interrupt gate, present, DPL 0.
         idt[2 * vector] = entry & 0xffff

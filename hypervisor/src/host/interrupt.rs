@@ -4,10 +4,11 @@
 //! in the idle loop. Either way they end up in [`handle`], which only notes what happened: the run
 //! loop looks at the notes.
 
-use super::local_apic;
 use super::processor::{Processor, note};
 use super::shutdown::{self, Status};
 use super::{console, instructions};
+use super::{local_apic, machine_check};
+use arch::exception;
 
 /// Something arrived at the serial console; the boot processor's alone.
 pub const SERIAL_VECTOR: u8 = 0xee;
@@ -72,7 +73,21 @@ pub fn dispatch(frame: &Frame) {
         }
         return;
     }
+    if frame.vector == u64::from(exception::MACHINE_CHECK) {
+        stop_for_machine_check()
+    }
     report(frame);
+    shutdown::stop(Status::Other)
+}
+
+/// Says what the processor's banks hold, and stops.
+fn stop_for_machine_check() -> ! {
+    console::force_unlock();
+    let number = Processor::current().map_or(u32::MAX, |processor| processor.number);
+    console::with_writer(|out| {
+        let _ = machine_check::write(out, number);
+        let _ = writeln!(out, "#ph stop reason=machine-check");
+    });
     shutdown::stop(Status::Other)
 }
 

@@ -7,6 +7,8 @@ pub mod frame_allocator;
 pub mod instructions;
 pub mod interrupt;
 pub mod local_apic;
+pub mod machine_check;
+pub mod non_maskable;
 pub mod paging;
 pub mod physical_memory;
 pub mod processor;

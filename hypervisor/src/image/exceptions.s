@@ -1,7 +1,7 @@
 # Interrupt and exception stubs, 16 bytes apart, vector by vector. AT&T syntax.
 # Every gate names an IST stack, so the red zone of the interrupted code is safe.
 .section .text.exceptions, "ax", @progbits
-.globl exception_stubs, device_not_available_stub
+.globl exception_stubs, device_not_available_stub, non_maskable_interrupt_stub
 .balign 16
 exception_stubs:
 .set vector, 0
@@ -78,5 +78,11 @@ device_not_available_stub:
         fxsave64 (%rax)
         movq    $1, %gs:16
 1:      popq    %rax
+        iretq
+
+# An NMI in root mode is counted (`host/non_maskable.rs`) and changes nothing else.
+.balign 16
+non_maskable_interrupt_stub:
+        lock incq NON_MASKABLE_INTERRUPTS(%rip)
         iretq
 .text

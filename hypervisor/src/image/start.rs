@@ -32,6 +32,7 @@ unsafe extern "C" {
     static image_end: u8;
     static exception_stubs: u8;
     static device_not_available_stub: u8;
+    static non_maskable_interrupt_stub: u8;
     static trampoline_start: u8;
     static trampoline_end: u8;
     static trampoline_arguments: u8;
@@ -105,9 +106,12 @@ extern "C" fn boot_processor_start(protocol: u32, information: u64) -> ! {
     // SAFETY: fresh from the allocator, mapped, and disjoint from the first piece.
     unsafe { heap::extend(heap, heap_size as usize) };
 
-    let stubs = &raw const exception_stubs as u64;
-    let not_available = &raw const device_not_available_stub as u64;
-    let idt = *IDT.call_once(|| descriptor_tables::build_idt(stubs, not_available));
+    let stubs = descriptor_tables::Stubs {
+        first: &raw const exception_stubs as u64,
+        non_maskable: &raw const non_maskable_interrupt_stub as u64,
+        device_not_available: &raw const device_not_available_stub as u64,
+    };
+    let idt = *IDT.call_once(|| descriptor_tables::build_idt(stubs));
     let bases = descriptor_tables::load(idt);
     local_apic::mask_8259();
     local_apic::initialize();

@@ -13,6 +13,8 @@ pub enum Ending {
     GuestCrashed,
     /// The processor refused to enter the guest, or a VMX instruction failed.
     EntryFailure,
+    /// A machine check.
+    MachineCheck,
 }
 
 impl Ending {
@@ -23,6 +25,7 @@ impl Ending {
             Self::GuestCrashed => 0x101,
             Self::Reset => 0x102,
             Self::EntryFailure => 0x103,
+            Self::MachineCheck => 0x104,
         }
     }
 
@@ -32,6 +35,7 @@ impl Ending {
             0x101 => Self::GuestCrashed,
             0x102 => Self::Reset,
             0x103 => Self::EntryFailure,
+            0x104 => Self::MachineCheck,
             status => Self::GuestExit(status as u8),
         }
     }
@@ -50,6 +54,7 @@ mod tests {
             Ending::Reset,
             Ending::GuestCrashed,
             Ending::EntryFailure,
+            Ending::MachineCheck,
         ] {
             assert_eq!(Ending::decode(ending.encode()), ending);
         }

@@ -26,7 +26,7 @@ use spin::Mutex;
 use self::virtual_machine::VirtualMachine;
 use crate::host::instructions::read_time_stamp;
 use crate::host::processor::Processor;
-use crate::host::{local_apic, time};
+use crate::host::{console, local_apic, machine_check, time};
 use crate::interrupts::posting::{Sender, Signal};
 use crate::interrupts::vcpu_port::VcpuPort;
 use crate::scheduler::{PlacementAction, Scheduler, VcpuSlot};
@@ -146,6 +146,15 @@ impl Hypervisor {
                 self.kick(number);
             }
         }
+    }
+
+    /// A machine check came while a guest ran.
+    pub fn end_for_machine_check(&self, processor: &Processor) {
+        self.end_after(Ending::MachineCheck, || {
+            console::with_writer(|out| {
+                let _ = machine_check::write(out, processor.number);
+            });
+        });
     }
 
     /// Makes every vCPU look at its controls again.

@@ -7,7 +7,7 @@ use super::{Ending, Hypervisor, report};
 use crate::host::instructions::{halt_forever, read_time_stamp, wait_for_interrupt};
 use crate::host::processor::{Processor, note};
 use crate::host::shutdown::{self, Status};
-use crate::host::time;
+use crate::host::{non_maskable, time};
 use crate::interrupts::blocking::SleepOutcome;
 use crate::interrupts::vcpu_port::NO_DEADLINE;
 use crate::say;
@@ -42,6 +42,7 @@ impl Hypervisor {
     /// Nothing to run: looks at the notes, or waits for an interrupt.
     fn idle(&self, processor: &Processor) {
         let notes = processor.take_notes();
+        non_maskable::say_first();
         if notes & note::WAKEUP != 0 {
             self.wake_up(processor);
         }
@@ -135,6 +136,7 @@ impl Hypervisor {
         }
         self.vm.devices.lock().line.finish();
         report::exits(self);
+        report::non_maskable_interrupts();
         let (status, end) = match self.vm.ending().map(Ending::decode) {
             Some(Ending::GuestExit(status)) => {
                 say!("#ph guest-exit status={status}");
@@ -150,6 +152,7 @@ impl Hypervisor {
                 (Status::Other, "guest-reset")
             }
             Some(Ending::EntryFailure) => (Status::EntryFailure, "entry-failure"),
+            Some(Ending::MachineCheck) => (Status::Other, "machine-check"),
             Some(Ending::GuestCrashed) | None => (Status::Other, "guest-crashed"),
         };
         say!("#ph stop reason={end}");

@@ -5,7 +5,7 @@
 )]
 
 use super::Hypervisor;
-use crate::host::{console, instructions};
+use crate::host::{console, instructions, non_maskable};
 use crate::say;
 use crate::vcpu::exit_counters::ExitCounters;
 use crate::vcpu::run::Failure;
@@ -73,6 +73,15 @@ pub fn exits(hypervisor: &Hypervisor) {
     }
     line(&"all", &all);
     say!("posthaste: {} exits", all.total());
+}
+
+/// Says how many non-maskable interrupts came, if any did.
+pub fn non_maskable_interrupts() {
+    non_maskable::say_first();
+    let count = non_maskable::count();
+    if count != 0 {
+        say!("posthaste: {count} non-maskable interrupts that nobody asked for");
+    }
 }
 
 fn line(who: &dyn core::fmt::Display, counters: &ExitCounters) {

@@ -3,7 +3,7 @@
 use super::Hypervisor;
 use crate::host::instructions::read_time_stamp;
 use crate::host::processor::{Processor, note};
-use crate::host::time;
+use crate::host::{non_maskable, time};
 use crate::interrupts::blocking::{handle_deadlines, handle_wakeup_vector, next_deadline};
 use crate::interrupts::vcpu_port::NO_DEADLINE;
 use crate::scheduler::ProcessorNumber;
@@ -38,6 +38,7 @@ impl Hypervisor {
         if notes & note::SERIAL != 0 {
             self.take_input(processor);
         }
+        non_maskable::say_first();
         let now = read_time_stamp();
         let own = vcpu
             .apic

@@ -3,6 +3,7 @@
 
 use crate::host::aligned_page::AlignedPage;
 use crate::host::instructions::{read_cr0, read_cr4, read_msr, write_cr0, write_cr4, write_msr};
+use crate::host::machine_check;
 use crate::vmx::capability::Capabilities;
 use crate::vmx::instructions::{Invalidation, invept, invvpid, vmxon};
 use crate::vmx::vmcs::VmxError;
@@ -45,12 +46,15 @@ pub fn enter(capabilities: &Capabilities) -> Result<(), EnterError> {
         return Err(EnterError::LockedByFirmware);
     }
     let cr0 = capabilities.cr0.clamp(read_cr0());
-    let cr4 = capabilities.cr4.clamp(read_cr4() | cr4::VMXE);
-    // SAFETY: VMX wants bits that are set already (PE, PG, NE) or enable VMX; paging is unchanged.
+    // A machine check with CR4.MCE 0 would be a shutdown; processors without it do not allow the bit.
+    let cr4 = capabilities.cr4.clamp(read_cr4() | cr4::VMXE | cr4::MCE);
+    // SAFETY: VMX wants bits that are set already (PE, PG, NE) or enable VMX; paging is unchanged, and a
+    // machine check has its gate.
     unsafe {
         write_cr0(cr0);
         write_cr4(cr4);
     }
+    machine_check::initialize();
     let mut region = AlignedPage::new();
     region.write_u32(0, capabilities.revision());
     let address = region.address();

@@ -2,7 +2,7 @@
 //! interrupted (SDM 28.2.4 Information for VM exits during event delivery).
 
 use crate::vmx::vmcs::{Vmcs, VmxError};
-use arch::control_register::cr0;
+use arch::control_register::{cr0, rflags};
 use arch::exception;
 use arch::interruption::{InterruptionInformation, InterruptionType};
 use arch::vmcs;
@@ -71,9 +71,18 @@ impl Event {
         self.information.interruption_type() == InterruptionType::NonMaskable
     }
 
-    /// Writes the entry fields.
+    /// Writes the entry fields. Event injection saves RFLAGS.RF as the guest-state area has it (SDM
+    /// 27.6.1.1), so that a fault's RF is set here.
     pub fn write(self, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
         let mut information = self.information;
+        if information.interruption_type() == InterruptionType::HardwareException
+            && exception::is_fault(information.vector())
+        {
+            let flags = vmcs.read(vmcs::GUEST_RFLAGS)?;
+            if flags & rflags::RF == 0 {
+                vmcs.write(vmcs::GUEST_RFLAGS, flags | rflags::RF)?;
+            }
+        }
         if information.has_error_code() {
             // SDM 27.2.1.3 VM-entry control fields: no error code for a guest in real mode, where
             // delivery pushes none.
@@ -129,7 +138,7 @@ impl Event {
 
 /// Whether the guest could take a maskable interrupt at its next instruction boundary.
 pub fn accepts_interrupts(vmcs: &impl Vmcs) -> Result<bool, VmxError> {
-    let enabled = vmcs.read(vmcs::GUEST_RFLAGS)? & arch::control_register::rflags::IF != 0;
+    let enabled = vmcs.read(vmcs::GUEST_RFLAGS)? & rflags::IF != 0;
     let state = vmcs.read(vmcs::GUEST_INTERRUPTIBILITY_STATE)?;
     Ok(enabled && state & (interruptibility::STI | interruptibility::MOV_SS) == 0)
 }
@@ -151,17 +160,32 @@ mod tests {
         let mut map = MapVmcs::default();
         map.fields.insert(vmcs::GUEST_CR0.0, cr0::PE);
         Event::exception(13, 0x18).write(&mut map).unwrap();
-        assert_eq!(map.writes, [(0x4018, 0x18), (0x4016, 0x8000_0b0d)]);
+        assert_eq!(
+            map.writes,
+            [(0x6820, 1 << 16), (0x4018, 0x18), (0x4016, 0x8000_0b0d)]
+        );
         map.writes.clear();
         Event::exception(6, 0).write(&mut map).unwrap();
         assert_eq!(map.writes, [(0x4016, 0x8000_0306)]);
     }
 
     #[test]
+    fn a_debug_exception_leaves_the_resume_flag_as_it_is() {
+        for flags in [2, 0x1_0002] {
+            let mut map = MapVmcs::default();
+            map.fields.insert(vmcs::GUEST_RFLAGS.0, flags);
+            Event::exception(exception::DEBUG, 0)
+                .write(&mut map)
+                .unwrap();
+            assert_eq!(map.writes, [(0x4016, 0x8000_0301)]);
+        }
+    }
+
+    #[test]
     fn a_fault_in_real_mode_has_no_error_code() {
         let mut map = MapVmcs::default();
         Event::exception(13, 0x18).write(&mut map).unwrap();
-        assert_eq!(map.writes, [(0x4016, 0x8000_030d)]);
+        assert_eq!(map.writes, [(0x6820, 1 << 16), (0x4016, 0x8000_030d)]);
     }
 
     #[test]

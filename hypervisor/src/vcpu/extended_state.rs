@@ -132,3 +132,10 @@ pub fn set_page_fault_address(linear: u64) {
     // SAFETY: CR2 has no effect, and root code has no page faults of its own.
     unsafe { write_cr2(linear) };
 }
+
+/// Changes the loaded vCPU's DR6, which is the processor's as well.
+pub fn update_debug_status(change: impl FnOnce(u64) -> u64) {
+    let status = change(read_dr6());
+    // SAFETY: DR6 only tells what debug exceptions met, and root code has none.
+    unsafe { write_dr6(status) };
+}

@@ -9,6 +9,7 @@ use super::exits::{self, Context, Next};
 use super::guest_state;
 use super::virtual_processor::{Activity, VirtualProcessor};
 use super::vmcs_setup;
+use crate::host::instructions::take_pending_interrupts;
 use crate::host::processor::Processor;
 use crate::interrupts::blocking::WakeOn;
 use crate::interrupts::ipi_virtualization::Refresh;
@@ -192,10 +193,21 @@ pub fn run(
             continue;
         }
         match exits::dispatch(reason, vcpu, &mut vmcs, context)? {
+            Next::Resume if vcpu.event.is_some() => let_interrupts_in(processor),
             Next::Resume => {}
             Next::Leave(leave) => return Ok(leave),
         }
     }
+}
+
+/// An entry that injects an event can meet the next exit before the guest's first instruction, which is
+/// where external interrupts and the preemption timer exit (SDM 27.7.5, 27.7.7), and so again and again:
+/// what waits for this processor is taken here.
+#[cold]
+#[inline(never)]
+fn let_interrupts_in(processor: &Processor) {
+    take_pending_interrupts();
+    processor.note_timer();
 }
 
 /// Takes what was sent. Not inline: what it does uses SSE registers.

@@ -1,6 +1,7 @@
 //! The first filling of a vCPU's VMCS, and the host state that changes with the processor.
 
-use super::guest_state::{CR0_HOST_OWNED, CR4_GUEST};
+use super::exits;
+use super::guest_state::{CR0_HOST_OWNED, CR4_HOST_OWNED};
 use super::virtual_processor::VirtualProcessor;
 use crate::host::descriptor_tables::{CODE, DATA, TSS};
 use crate::host::instructions::{read_cr0, read_cr3, read_cr4, read_msr};
@@ -21,7 +22,6 @@ pub fn write_controls(
     let features = hypervisor.features;
     let vm = &hypervisor.vm;
     for field in [
-        vmcs::EXCEPTION_BITMAP,
         vmcs::PAGE_FAULT_ERROR_CODE_MASK,
         vmcs::PAGE_FAULT_ERROR_CODE_MATCH,
         vmcs::CR3_TARGET_COUNT,
@@ -43,7 +43,8 @@ pub fn write_controls(
     vmcs.write(vmcs::TSC_OFFSET, vcpu.tsc_offset)?;
     vmcs.write(vmcs::EPT_POINTER, vm.ept_pointer)?;
     vmcs.write(vmcs::CR0_GUEST_HOST_MASK, CR0_HOST_OWNED)?;
-    vmcs.write(vmcs::CR4_GUEST_HOST_MASK, !CR4_GUEST)?;
+    vmcs.write(vmcs::CR4_GUEST_HOST_MASK, CR4_HOST_OWNED)?;
+    vmcs.write(vmcs::EXCEPTION_BITMAP, exits::EXCEPTION_BITMAP)?;
     if features.contains(Feature::Vpid) {
         // 0 is the hypervisor's own.
         vmcs.write(vmcs::VIRTUAL_PROCESSOR_IDENTIFIER, vcpu.number as u16 + 1)?;

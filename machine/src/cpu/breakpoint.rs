@@ -193,7 +193,7 @@ impl Cpu {
 
     /// Whether alignment is checked (SDM 6.15, "Interrupt 17"): asked after whatever may have changed it,
     /// before the next instruction.
-    pub(super) fn refresh_alignment_check(&mut self) {
+    pub(crate) fn refresh_alignment_check(&mut self) {
         let checked =
             self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.system_flags & rflags::AC != 0;
         if checked && !self.alignment_checked {

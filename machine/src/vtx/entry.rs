@@ -213,6 +213,8 @@ fn inject(cpu: &mut Cpu) {
     if source.is_software() {
         cpu.set_rip(cpu.instruction_start.wrapping_add(length));
     }
+    // The guest's delivery may write to a stack of privilege level 3.
+    cpu.refresh_alignment_check();
     cpu.vmx.guest.injecting = true;
     cpu.deliver_event(Exception {
         vector,

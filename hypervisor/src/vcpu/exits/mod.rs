@@ -12,6 +12,7 @@ mod simple;
 mod string_io;
 
 pub(super) use self::apic::{follow_up, xapic_unicast};
+pub(super) use self::event::EXCEPTION_BITMAP;
 pub(super) use self::model_specific_register::unicast;
 
 use super::event_injection::Event;
@@ -92,7 +93,7 @@ pub fn dispatch(
         ExitReason::EptViolation => memory::ept_violation(vcpu, vmcs, context),
         ExitReason::InterruptWindow => interrupt::window(vcpu, vmcs),
         ExitReason::NmiWindow => interrupt::nmi_window(vcpu, vmcs),
-        ExitReason::ExceptionOrNmi => event::exception_or_nmi(vcpu, vmcs),
+        ExitReason::ExceptionOrNmi => event::exception_or_nmi(vcpu, vmcs, context),
         ExitReason::Hlt => simple::hlt(vcpu, vmcs),
         ExitReason::Cpuid => cpuid::cpuid(vcpu, vmcs, context),
         ExitReason::IoInstruction => io::instruction(vcpu, vmcs, context),

@@ -45,6 +45,10 @@ pub const CR4_GUEST: u64 = cr4::VME
     | cr4::SMEP
     | cr4::SMAP;
 
+/// CR4 bits that the guest sees as it wrote them while the real ones are the hypervisor's: those that it
+/// may not set, and MCE, without which a machine check in the guest would shut the processor down.
+pub const CR4_HOST_OWNED: u64 = !CR4_GUEST | cr4::MCE;
+
 /// CR3 bit 63 as written with CR4.PCIDE: nothing is invalidated. It is not kept.
 const PRESERVE: u64 = 1 << 63;
 /// CR3 bits 11:0, the process-context identifier with CR4.PCIDE.
@@ -90,7 +94,7 @@ pub fn seen_cr0(vmcs: &impl Vmcs) -> Result<u64, VmxError> {
 pub fn seen_cr4(vmcs: &impl Vmcs) -> Result<u64, VmxError> {
     let real = vmcs.read(vmcs::GUEST_CR4)?;
     let shadow = vmcs.read(vmcs::CR4_READ_SHADOW)?;
-    Ok(real & CR4_GUEST | shadow & !CR4_GUEST)
+    Ok(real & !CR4_HOST_OWNED | shadow & CR4_HOST_OWNED)
 }
 
 /// The registers that say in which mode a guest runs, as it sees them.
@@ -133,7 +137,11 @@ fn set_cr0(seen: u64, efer: u64, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
 /// Writes CR4 as the guest is to see it.
 fn set_cr4(seen: u64, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
     vmcs.write(vmcs::CR4_READ_SHADOW, seen)?;
-    vmcs.write(vmcs::GUEST_CR4, seen | cr4::VMXE)
+    let host = vmcs.read(vmcs::HOST_CR4)?;
+    vmcs.write(
+        vmcs::GUEST_CR4,
+        seen & !CR4_HOST_OWNED | cr4::VMXE | host & cr4::MCE,
+    )
 }
 
 /// What MOV takes from a register: 32 bits outside 64-bit mode.

@@ -13,8 +13,8 @@ mod start;
 
 pub use self::completion::complete_instruction;
 pub use self::control_registers::{
-    Accepted, CR0_HOST_OWNED, CR4_GUEST, ProcessorLimits, seen_cr0, seen_cr4, write_cr0, write_cr3,
-    write_cr4, write_efer,
+    Accepted, CR0_HOST_OWNED, CR4_GUEST, CR4_HOST_OWNED, ProcessorLimits, seen_cr0, seen_cr4,
+    write_cr0, write_cr3, write_cr4, write_efer,
 };
 pub use self::pending_debug::{is_due as debug_exception_is_due, settle as settle_pending_debug};
 pub use self::start::{CR0_RESET, Start, write};
