@@ -3,12 +3,10 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::report_lines::ReportLine;
+use crate::report_lines::{ReportLine, ReportLines};
 
 /// Console text kept for error messages, in bytes; older text is dropped.
 const MOST_TEXT: usize = 1 << 16;
-/// Report lines kept; a run of ours has about a hundred, and a guest may write as many as it likes.
-const MOST_LINES: usize = 4096;
 /// A line longer than this is cut there.
 const LONGEST_LINE: usize = 4096;
 
@@ -17,7 +15,7 @@ pub type OnLine = Box<dyn FnMut(&str, Option<&ReportLine>) + Send>;
 
 struct State {
     line: Vec<u8>,
-    reports: Vec<ReportLine>,
+    reports: ReportLines,
     text: String,
     on_line: OnLine,
     /// Bytes go here as they come: a file, or the terminal of an interactive run.
@@ -38,7 +36,7 @@ impl Console {
     pub fn with_raw(on_line: OnLine, raw: Option<Box<dyn Write + Send>>) -> Self {
         Self(Arc::new(Mutex::new(State {
             line: Vec::new(),
-            reports: Vec::new(),
+            reports: ReportLines::default(),
             text: String::new(),
             on_line,
             raw,
@@ -47,7 +45,7 @@ impl Console {
 
     /// The report lines so far.
     pub fn reports(&self) -> Vec<ReportLine> {
-        self.lock().reports.clone()
+        self.lock().reports.kept()
     }
 
     /// The last console text, report lines included.
@@ -83,9 +81,7 @@ impl State {
         self.text.push('\n');
         let report = ReportLine::parse(line);
         (self.on_line)(line, report.as_ref());
-        if let Some(report) = report
-            && self.reports.len() < MOST_LINES
-        {
+        if let Some(report) = report {
             self.reports.push(report);
         }
     }

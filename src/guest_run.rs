@@ -11,7 +11,7 @@ use machine::trace::EventSink;
 
 use crate::console::{Console, OnLine};
 use crate::images;
-use crate::report_lines::ReportLine;
+use crate::report_lines::{ReportLine, guest_exit};
 use crate::result::{Disagreement, RunResult};
 
 /// Values that the hypervisor's image writes to the debug-exit port.
@@ -253,8 +253,7 @@ pub struct Finished {
 impl Finished {
     /// What a guest of somebody else's wrote to port F4H to end, unless that was 10H, which is success.
     pub fn exit_value(&self) -> Option<u8> {
-        let line = self.lines.iter().rfind(|line| line.kind == "guest-exit")?;
-        let value = u8::try_from(line.number("status")).ok()?;
+        let value = guest_exit(&self.lines)?;
         (u32::from(value) != exit_value::SUCCESS).then_some(value)
     }
 }

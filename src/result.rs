@@ -11,7 +11,7 @@ use machine::trace::{CommandKind, Counters};
 use serde::Serialize;
 
 use crate::guest_run::GuestRun;
-use crate::report_lines::ReportLine;
+use crate::report_lines::{ReportLine, sum};
 
 /// Number of the phase of unicast IPIs between running vCPUs, which the per-IPI figures cover.
 const UNICAST_PHASE: u8 = 1;
@@ -146,11 +146,9 @@ impl RunResult {
     /// The figures of a finished run.
     pub fn new(run: &GuestRun, report: &Report, lines: &[ReportLine]) -> Self {
         let phase = Phase::find(report, UNICAST_PHASE);
-        let unicast_ipis = lines
-            .iter()
-            .filter(|line| line.kind == "phase" && line.get("name") == "unicast")
-            .map(|line| line.number("sent"))
-            .sum();
+        let phases = || lines.iter().filter(|line| line.kind == "phase");
+        let unicast = phases().filter(|line| line.get("name") == "unicast");
+        let unicast_ipis = sum(unicast, "sent");
         let per_ipi = |count: u64| {
             if unicast_ipis == 0 {
                 0.0
@@ -172,11 +170,7 @@ impl RunResult {
             whole_run_ipis: total.ipis_virtualized,
             whole_run_self_ipis: total.self_ipis_virtualized,
             notifications: total.notifications_sent,
-            lost_interrupts: lines
-                .iter()
-                .filter(|line| line.kind == "phase")
-                .map(|line| line.number("lost"))
-                .sum(),
+            lost_interrupts: sum(phases(), "lost"),
             exits: exits_by_name(&total),
             workloads: lines
                 .iter()

@@ -19,3 +19,4 @@ mod instructions;
     reason = "a module that other test binaries use too"
 )]
 mod random;
+mod report_lines;

@@ -18,6 +18,8 @@ const TRANSMITTER_HOLDING_EMPTY: u8 = 1 << 5;
 const TRANSMITTER_EMPTY: u8 = 1 << 6;
 
 static BUSY: AtomicBool = AtomicBool::new(false);
+/// Whether a guest has written part of a line; who holds the console knows.
+static IN_LINE: AtomicBool = AtomicBool::new(false);
 
 /// Programs COM1 for 115200 8N1 with FIFOs, interrupts off.
 pub fn initialize() {
@@ -80,25 +82,33 @@ fn lock() {
     }
 }
 
-/// Prints `arguments`; what [`say!`](crate::say) calls.
+/// Prints `arguments`, whole lines; what [`say!`](crate::say) calls.
 pub fn print(arguments: fmt::Arguments) {
-    lock();
-    // Com1 never fails.
-    let _ = Com1.write_fmt(arguments);
-    BUSY.store(false, Ordering::Release);
+    with_writer(|out| {
+        // Com1 never fails.
+        let _ = out.write_fmt(arguments);
+    });
 }
 
-/// Runs `body` with the console to itself, for reports of many lines.
+/// Runs `body`, which writes whole lines, with the console to itself. They begin lines of their own
+/// whatever a guest has written: its prompt must not hide a report.
 pub fn with_writer(body: impl FnOnce(&mut dyn Write)) {
     lock();
+    if IN_LINE.swap(false, Ordering::Relaxed) {
+        put(b'\r');
+        put(b'\n');
+    }
     body(&mut Com1);
     BUSY.store(false, Ordering::Release);
 }
 
-/// Writes one byte as it is: what a guest sends to its own serial port.
+/// Writes bytes as they are: what a guest sends to its own serial port.
 pub fn put_guest_bytes(bytes: &[u8]) {
     lock();
     bytes.iter().for_each(|byte| put(*byte));
+    if let Some(last) = bytes.last() {
+        IN_LINE.store(*last != b'\n', Ordering::Relaxed);
+    }
     BUSY.store(false, Ordering::Release);
 }
 
