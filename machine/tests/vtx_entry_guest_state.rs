@@ -135,7 +135,17 @@ fn guest_registers() {
             g.set(vmcs::GUEST_IDTR_LIMIT, 0x1_0000);
         }),
         ("RIP", |g| {
-            g.set(vmcs::GUEST_RIP, 1 << 47);
+            g.set(vmcs::GUEST_RIP, 1 << 48);
+        }),
+        ("RIP, bit 63", |g| {
+            g.set(vmcs::GUEST_RIP, 1 << 63 | GUEST_CODE);
+        }),
+        ("RIP, bits 63:49", |g| {
+            g.set(vmcs::GUEST_RIP, 0xfffe_8000_0000_0000);
+        }),
+        ("RIP outside 64-bit mode", |g| {
+            g.set(vmcs::GUEST_CS_ACCESS_RIGHTS, 0xc09b);
+            g.set(vmcs::GUEST_RIP, 1 << 32);
         }),
         ("RFLAGS, bit 1", |g| {
             g.set(vmcs::GUEST_RFLAGS, 0);
@@ -158,6 +168,34 @@ fn guest_registers() {
     for (name, change) in table {
         fails(plain, name, 0, *change);
     }
+}
+
+// SDM 26.3.1.4: with N linear-address bits, bits 63:N of RIP must be identical; bit N-1 is not looked at. What
+// such a RIP leads to is the fault of its first fetch.
+#[test]
+fn a_rip_that_is_not_canonical_may_enter_and_faults() {
+    for rip in [0x0000_8000_0000_0000, 0xffff_7fff_ffff_ffff] {
+        let mut guest = plain();
+        guest.set(vmcs::GUEST_RIP, rip);
+        guest.set(vmcs::EXCEPTION_BITMAP, 1 << 13);
+        guest.launch(1);
+        guest.expect_no_exit();
+        guest.go_on(1);
+        guest.expect_exit(R::ExceptionOrNmi);
+        assert_eq!(guest.get(vmcs::EXIT_INTERRUPTION_INFORMATION), 0x8000_0b0d);
+        assert_eq!(guest.get(vmcs::EXIT_INTERRUPTION_ERROR_CODE), 0);
+        assert_eq!(guest.get(vmcs::GUEST_RIP), rip);
+        // The saved RIP enters again.
+        guest.set(vmcs::EXCEPTION_BITMAP, 0);
+        guest.resume(2);
+        assert_eq!(guest.handler(), Some(13));
+        let frame = guest.cpu().registers[4] + 8;
+        assert_eq!(guest.ram().load::<u64>(frame), rip);
+    }
+    // RSP is not looked at.
+    accepted(plain, "RSP", |g| {
+        g.set(vmcs::GUEST_RSP, 0x1234_8000_0000_0000);
+    });
 }
 
 // SDM 26.3.1.2

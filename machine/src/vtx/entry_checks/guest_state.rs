@@ -181,7 +181,12 @@ impl Guest<'_> {
         let rip = self.natural(vmcs::GUEST_RIP);
         let long = self.word(vmcs::GUEST_CS_ACCESS_RIGHTS) & rights::LONG != 0;
         if self.ia32e && long {
-            require(Cpu::is_canonical(rip), "guest RIP is canonical")?;
+            // With 48 linear-address bits: bit 47 is none of those that are looked at, so that a RIP which
+            // is not canonical may enter, whose fetch then faults.
+            require(
+                matches!(rip as i64 >> 48, 0 | -1),
+                "bits 63:48 of guest RIP are identical in 64-bit mode",
+            )?;
         } else {
             require(
                 rip >> 32 == 0,
