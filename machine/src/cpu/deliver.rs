@@ -17,6 +17,8 @@ use crate::vtx::VmExit;
 /// stack whose misalignment raises #AC each time that it is delivered has no end to them: processors
 /// take no other event then.
 const LONGEST_SERIES: u64 = 16;
+/// DR6.BD: a MOV to or from a debug register was found by general detect.
+const DEBUG_REGISTER_ACCESS: u64 = 1 << 13;
 /// DR7.GD: general detect.
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
 
@@ -118,63 +120,92 @@ impl Cpu {
     fn deliver_series(&mut self, event: Exception) {
         let mut event = event;
         let mut in_series = 0;
-        loop {
-            if crate::vtx::exceptions::intercept(self, &event) {
-                break;
-            }
-            self.note_event(&event);
-            self.delivering = Some(event);
-            let Err(_raised) = self.deliver_through_table(&event) else {
-                break;
-            };
-            if event.source.is_software() {
-                self.set_rip(self.instruction_start);
-            }
-            match self.pending {
-                Pending::Exception(second) => {
-                    let second = Self::with_external_bit(&event, second);
-                    match combine(&event, &second) {
-                        Combined::Serial if in_series == LONGEST_SERIES => {
-                            self.series = Some((event, second));
-                            break;
-                        }
-                        Combined::Serial => {
-                            in_series += 1;
-                            event = second;
-                        }
-                        Combined::DoubleFault => {
-                            self.delivering = None;
-                            event = Exception {
-                                vector: vector::DOUBLE_FAULT,
-                                error_code: Some(0),
-                                detail: 0,
-                                source: Source::Fault,
-                            };
-                        }
-                        Combined::TripleFault => {
-                            self.delivering = None;
-                            self.triple_fault();
-                            break;
-                        }
-                    }
-                }
-                Pending::VmExit(exit) => {
-                    crate::vtx::exit(self, exit);
-                    break;
-                }
-                Pending::Again => break,
-                Pending::Shutdown => {
-                    self.activity = Activity::Shutdown;
-                    break;
-                }
+        if !crate::vtx::exceptions::intercept(self, &event) {
+            while let Some(next) = self.try_to_deliver(event, &mut in_series) {
+                event = next;
             }
         }
         self.delivering = None;
         self.delivering_length = 0;
-        self.inhibit = Inhibit::None;
+        self.vmx.guest.injecting = false;
         // Whatever trap the interrupted instruction owed: the handler runs with TF clear.
         self.trap_suppressed = true;
         self.look_at_events();
+    }
+
+    /// Delivers `event`, or gives the exception that is to be delivered instead. `None` if there is none,
+    /// because the handler is entered, the guest is left or the processor has shut down.
+    fn try_to_deliver(&mut self, event: Exception, in_series: &mut u64) -> Option<Exception> {
+        self.note_event(&event);
+        // SDM 27.1: a VM exit on the way finds what the event has changed already, unless it causes the
+        // exit directly: no blocking by STI or MOV SS, and the active state.
+        self.inhibit = Inhibit::None;
+        self.activity = Activity::Active;
+        self.delivering = Some(event);
+        let Err(_raised) = self.deliver_through_table(&event) else {
+            return None;
+        };
+        if event.source.is_software() {
+            self.set_rip(self.instruction_start);
+        }
+        match self.pending {
+            Pending::Exception(second) => {
+                self.vmx.guest.injecting = false;
+                let second = Self::with_external_bit(&event, second);
+                self.meet_second(event, second, in_series)
+            }
+            Pending::VmExit(exit) => {
+                crate::vtx::exit(self, exit);
+                None
+            }
+            Pending::Again => None,
+            Pending::Shutdown => {
+                self.activity = Activity::Shutdown;
+                None
+            }
+        }
+    }
+
+    /// What is to be delivered when `second` has occurred in the delivery of `first`. The exception bitmap is
+    /// looked at for each exception by itself, before the two are combined: for the second, and for the
+    /// double fault that they may become, which is then no exit during delivery (SDM 25.2, 27.2.4).
+    fn meet_second(
+        &mut self,
+        first: Exception,
+        second: Exception,
+        in_series: &mut u64,
+    ) -> Option<Exception> {
+        if crate::vtx::exceptions::intercept(self, &second) {
+            return None;
+        }
+        match combine(&first, &second) {
+            Combined::Serial if *in_series == LONGEST_SERIES => {
+                self.series = Some((first, second));
+                None
+            }
+            Combined::Serial => {
+                *in_series += 1;
+                Some(second)
+            }
+            Combined::DoubleFault => {
+                self.note_page_fault(&second);
+                self.delivering = None;
+                let double_fault = Exception {
+                    vector: vector::DOUBLE_FAULT,
+                    error_code: Some(0),
+                    detail: 0,
+                    source: Source::Fault,
+                };
+                let intercepted = crate::vtx::exceptions::intercept(self, &double_fault);
+                (!intercepted).then_some(double_fault)
+            }
+            Combined::TripleFault => {
+                self.note_page_fault(&second);
+                self.delivering = None;
+                self.triple_fault();
+                None
+            }
+        }
     }
 
     /// The processor shuts down until INIT or reset (SDM 6.15, "Interrupt 8").
@@ -202,6 +233,17 @@ impl Cpu {
         second
     }
 
+    /// CR2 gets the address of each page fault, even of one that becomes a double or a triple fault (SDM
+    /// 6.15, "Interrupt 14").
+    fn note_page_fault(&mut self, event: &Exception) {
+        if event.source == Source::Fault
+            && event.vector == vector::PAGE_FAULT
+            && !self.vmx.guest.injecting
+        {
+            self.cr2 = event.detail;
+        }
+    }
+
     /// What an event leaves behind before its handler runs: CR2, DR6, NMI blocking.
     fn note_event(&mut self, event: &Exception) {
         if matches!(event.source, Source::Fault | Source::Trap) {
@@ -211,8 +253,10 @@ impl Cpu {
                 rip,
             });
         }
+        self.note_page_fault(event);
         match (event.source, event.vector) {
-            (Source::Fault, vector::PAGE_FAULT) => self.cr2 = event.detail,
+            // SDM 26.6.1.1: event injection modifies neither DR6 nor DR7 nor IA32_DEBUGCTL.
+            (_, vector::DEBUG) if self.vmx.guest.injecting => {}
             (Source::Fault | Source::Trap, vector::DEBUG) => {
                 // SDM 17.2.3: B0 to B3 are replaced, the others only ever set.
                 self.dr[6] = self.dr[6] & !0xf | event.detail;
@@ -232,29 +276,35 @@ impl Cpu {
         self.paused_iteration == Some((self.instructions, self.rip()))
     }
 
-    /// RFLAGS as delivery of `event` saves it: RF is set for faults, except instruction breakpoints,
-    /// and for interrupts and traps between the iterations of a string instruction (SDM 17.3.1.1
-    /// Instruction-breakpoint exception condition).
+    /// RFLAGS as delivery of `event` saves it (SDM 17.3.1.1 Instruction-breakpoint exception condition): RF
+    /// is 1 for faults but instruction breakpoints, and for interrupts and traps between the iterations of a
+    /// string instruction; it is 0 for software interrupts, which have ended what it covers. VM entry
+    /// injects events with the RF that the guest has (26.6.1.1).
     pub fn saved_rflags(&self, event: &Exception) -> u64 {
-        if event.source == Source::Fault && event.vector != vector::DEBUG
+        let flags = self.rflags();
+        let instruction_breakpoint =
+            event.vector == vector::DEBUG && event.detail & DEBUG_REGISTER_ACCESS == 0;
+        if self.vmx.guest.injecting {
+            flags
+        } else if event.source.is_software() {
+            flags & !rflags::RF
+        } else if event.source == Source::Fault && !instruction_breakpoint
             || self.between_iterations()
         {
-            self.rflags() | rflags::RF
+            flags | rflags::RF
         } else {
-            self.rflags()
+            flags
         }
     }
 
     fn deliver_through_table(&mut self, event: &Exception) -> Result<(), Raised> {
         if !self.protected_mode() {
-            self.deliver_real_mode(event)?;
+            self.deliver_real_mode(event)
         } else if self.ia32e_mode() {
-            self.deliver_64_bit(event)?;
+            self.deliver_64_bit(event)
         } else {
-            self.deliver_protected_mode(event)?;
+            self.deliver_protected_mode(event)
         }
-        self.activity = Activity::Active;
-        Ok(())
     }
 
     /// A fault whose error code names the IDT entry `number`.

@@ -262,6 +262,8 @@ impl Processor {
                 // Between the iterations of a string instruction there is a trap; what delivers an
                 // exception instead of completing has none.
                 completed = matches!(cpu.pending, Pending::Again);
+                // RF covers all iterations (SDM 17.3.1.1).
+                cpu.resume_expires &= !completed;
                 cpu.handle_raised();
             } else {
                 branched = cpu.rip() != next;

@@ -221,15 +221,9 @@ fn inject(cpu: &mut Cpu) {
         error_code: information
             .has_error_code()
             .then(|| cpu.vmcs(vmcs::ENTRY_EXCEPTION_ERROR_CODE)),
-        // Injection leaves CR2 and DR6 alone (SDM 26.6.1.2).
-        detail: match vector {
-            arch::exception::PAGE_FAULT => cpu.cr2,
-            arch::exception::DEBUG => cpu.dr[6] & 15,
-            _ => 0,
-        },
+        detail: 0,
         source,
     });
-    cpu.vmx.guest.injecting = false;
     if cpu.vmx.non_root && cpu.vmx.guest.controls.primary(primary::MONITOR_TRAP_FLAG) {
         // SDM 25.5.2: due before the handler's first instruction.
         cpu.vmx.guest.monitor_trap_pending = true;

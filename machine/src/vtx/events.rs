@@ -5,7 +5,6 @@ use arch::{
     control_register::rflags,
     exception,
     exit::ExitReason,
-    interruption::{InterruptionInformation, InterruptionType},
     vmx_control::{exit as exit_control, pin, primary},
 };
 
@@ -178,24 +177,17 @@ fn non_maskable_interrupt(cpu: &mut Cpu) -> bool {
         return false;
     }
     cpu.nmi_pending.take();
+    let event = Exception {
+        vector: exception::NON_MASKABLE_INTERRUPT,
+        error_code: None,
+        detail: 0,
+        source: Source::NonMaskableInterrupt,
+    };
     if cpu.vmx.guest.controls.pin(pin::NMI_EXITING) {
-        let information = InterruptionInformation::new(
-            exception::NON_MASKABLE_INTERRUPT,
-            InterruptionType::NonMaskable,
-            false,
-        );
-        exit(
-            cpu,
-            VmExit::new(ExitReason::ExceptionOrNmi).with_interruption(information.0, 0),
-        );
+        exit(cpu, VmExit::by_event(ExitReason::ExceptionOrNmi, event));
     } else {
         cpu.instruction_start = cpu.rip();
-        cpu.deliver_event(Exception {
-            vector: exception::NON_MASKABLE_INTERRUPT,
-            error_code: None,
-            detail: 0,
-            source: Source::NonMaskableInterrupt,
-        });
+        cpu.deliver_event(event);
     }
     true
 }
@@ -249,10 +241,8 @@ fn external(vector: u8) -> Exception {
 }
 
 fn exit_with_vector(cpu: &mut Cpu, vector: u8) {
-    let information =
-        InterruptionInformation::new(vector, InterruptionType::ExternalInterrupt, false);
     exit(
         cpu,
-        VmExit::new(ExitReason::ExternalInterrupt).with_interruption(information.0, 0),
+        VmExit::by_event(ExitReason::ExternalInterrupt, external(vector)),
     );
 }

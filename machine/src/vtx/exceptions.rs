@@ -12,17 +12,16 @@ use crate::cpu::{
     raise::{Exception, Source},
 };
 
-/// Leaves the guest if `event`, about to be delivered, is intercepted; true if so.
+/// Leaves the guest if `event`, about to be delivered, is intercepted; true if so. An event that VM entry
+/// injects never is (SDM 26.6.1.2 VM Exits During Event Injection).
 pub fn intercept(cpu: &mut Cpu, event: &Exception) -> bool {
-    if !cpu.vmx.non_root || std::mem::take(&mut cpu.vmx.guest.injecting) || !intercepts(cpu, event)
-    {
+    if !cpu.vmx.non_root || cpu.vmx.guest.injecting || !intercepts(cpu, event) {
         return false;
     }
     if event.source.is_software() {
         cpu.vmx.instruction_length = cpu.rip().wrapping_sub(cpu.instruction_start) as u8;
         cpu.set_rip(cpu.instruction_start);
     }
-    let (information, error_code) = interruption(cpu, event);
     // SDM 27.2.1: the linear address of a page fault, the cause of a debug exception.
     let qualification = match event.vector {
         exception::PAGE_FAULT | exception::DEBUG => event.detail,
@@ -30,8 +29,10 @@ pub fn intercept(cpu: &mut Cpu, event: &Exception) -> bool {
     };
     exit(
         cpu,
-        VmExit::qualified(ExitReason::ExceptionOrNmi, qualification)
-            .with_interruption(information, error_code),
+        VmExit {
+            qualification,
+            ..VmExit::by_event(ExitReason::ExceptionOrNmi, *event)
+        },
     );
     true
 }

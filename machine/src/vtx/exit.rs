@@ -2,9 +2,8 @@
 
 use arch::{
     control_register::{cr0, cr4, efer, rflags},
-    exception,
     exit::{ENTRY_FAILURE, ExitReason},
-    interruption::{InterruptionInformation, InterruptionType},
+    interruption::InterruptionInformation,
     vmcs::{self, Field16, Field32, FieldNatural},
     vmx_control::{entry, exit as exit_control, pin},
 };
@@ -12,16 +11,12 @@ use arch::{
 use super::{
     VmExit,
     controls::Controls,
-    entry_checks::{
-        Violation,
-        guest_state::{interruptibility, pending_debug},
-    },
-    exceptions, msr_areas, vmcs as region_layout, vpid,
+    entry_checks::{Violation, guest_state::interruptibility},
+    exceptions, exit_class, msr_areas, vmcs as region_layout, vpid,
 };
 use crate::{
     cpu::{
         Activity, Cpu, Inhibit,
-        breakpoint::debugctl,
         raise::Source,
         segment::{DescriptorTable, Segment, register, rights},
     },
@@ -46,7 +41,6 @@ pub fn exit(cpu: &mut Cpu, exit: VmExit) {
         qualification: exit.qualification,
         rip,
     });
-    let exit = with_nmi_unblocking(cpu, exit);
     record(cpu, &exit);
     save_guest_state(cpu, &exit);
     let stored = msr_areas::store_on_exit(cpu);
@@ -56,31 +50,23 @@ pub fn exit(cpu: &mut Cpu, exit: VmExit) {
         return abort(cpu, code);
     }
     load_host(cpu, &controls);
-    if exit.reason == ExitReason::ExceptionOrNmi
-        && InterruptionInformation(exit.interruption.0).interruption_type()
-            == InterruptionType::NonMaskable
+    if exit
+        .event
+        .is_some_and(|event| event.source == Source::NonMaskableInterrupt)
     {
         // SDM 27.5.5: an NMI that causes the exit blocks further ones.
         cpu.nmi_blocked = true;
     }
 }
 
-/// Marks an exit that an IRET caused after it ended the blocking of NMIs (SDM 27.2.3).
-fn with_nmi_unblocking(cpu: &Cpu, exit: VmExit) -> VmExit {
-    const UNBLOCKED: u32 = InterruptionInformation::NMI_UNBLOCKING;
-    if cpu.vmx.guest.nmi_unblocked_by != Some(cpu.instructions) || cpu.delivering.is_some() {
-        return exit;
-    }
-    match exit.reason {
-        ExitReason::ExceptionOrNmi => {
-            let (information, error_code) = exit.interruption;
-            exit.with_interruption(information | UNBLOCKED, error_code)
-        }
-        ExitReason::EptViolation | ExitReason::PageModificationLogFull => VmExit {
-            qualification: exit.qualification | u64::from(UNBLOCKED),
-            ..exit
-        },
-        _ => exit,
+/// Bit 12 of the interruption information or of the exit qualification, where an exit that an IRET caused
+/// says that it had ended the blocking of NMIs before (SDM 27.2.1, 27.2.3).
+fn nmi_unblocking(cpu: &Cpu) -> u32 {
+    let unblocked = cpu.vmx.guest.nmi_unblocked_by == Some(cpu.instructions);
+    if unblocked && cpu.delivering.is_none() {
+        InterruptionInformation::NMI_UNBLOCKING
+    } else {
+        0
     }
 }
 
@@ -114,11 +100,24 @@ fn leave_non_root(cpu: &mut Cpu) -> Controls {
 // SDM 27.2 Recording VM-Exit Information and Updating VM-Entry Control Fields
 fn record(cpu: &mut Cpu, exit: &VmExit) {
     cpu.set_vmcs(vmcs::EXIT_REASON, exit.reason as u32);
-    cpu.set_vmcs(vmcs::EXIT_QUALIFICATION, exit.qualification);
+    let qualification = match exit.reason {
+        ExitReason::EptViolation | ExitReason::PageModificationLogFull => {
+            exit.qualification | u64::from(nmi_unblocking(cpu))
+        }
+        _ => exit.qualification,
+    };
+    cpu.set_vmcs(vmcs::EXIT_QUALIFICATION, qualification);
     cpu.set_vmcs(vmcs::GUEST_LINEAR_ADDRESS, cpu.vmx.guest.linear_address);
     cpu.set_vmcs(vmcs::GUEST_PHYSICAL_ADDRESS, cpu.vmx.guest.physical_address);
-    cpu.set_vmcs(vmcs::EXIT_INTERRUPTION_INFORMATION, exit.interruption.0);
-    cpu.set_vmcs(vmcs::EXIT_INTERRUPTION_ERROR_CODE, exit.interruption.1);
+    let (mut information, error_code) = match &exit.event {
+        Some(event) => exceptions::interruption(cpu, event),
+        None => (0, 0),
+    };
+    if exit.reason == ExitReason::ExceptionOrNmi {
+        information |= nmi_unblocking(cpu);
+    }
+    cpu.set_vmcs(vmcs::EXIT_INTERRUPTION_INFORMATION, information);
+    cpu.set_vmcs(vmcs::EXIT_INTERRUPTION_ERROR_CODE, error_code);
     cpu.set_vmcs(
         vmcs::EXIT_INSTRUCTION_INFORMATION,
         exit.instruction_information,
@@ -141,35 +140,6 @@ fn record(cpu: &mut Cpu, exit: &VmExit) {
         vmcs::ENTRY_INTERRUPTION_INFORMATION,
         injected & !InterruptionInformation::VALID,
     );
-}
-
-/// RFLAGS.RF as the guest-state area shows it (SDM 27.3.3 Saving RIP, RSP, RFLAGS, and SSP).
-fn saved_rflags(cpu: &Cpu, exit: &VmExit) -> u64 {
-    let value = cpu.rflags();
-    let resume = match exit.reason {
-        ExitReason::ExceptionOrNmi => {
-            let information = InterruptionInformation(exit.interruption.0);
-            information.interruption_type() == InterruptionType::HardwareException
-                && information.vector() != exception::DEBUG
-        }
-        ExitReason::EptViolation
-        | ExitReason::EptMisconfiguration
-        | ExitReason::PageModificationLogFull
-        | ExitReason::ApicAccess => {
-            match cpu.delivering {
-                // During delivery: what would have been pushed.
-                Some(event) => event.source == Source::Fault,
-                None => true,
-            }
-        }
-        _ => false,
-    };
-    // SDM 27.3.3: between iterations, as the event's delivery would have saved it.
-    if resume || cpu.between_iterations() {
-        value | rflags::RF
-    } else {
-        value
-    }
 }
 
 /// The registers ES to GS with their fields.
@@ -270,8 +240,8 @@ fn save_guest_state(cpu: &mut Cpu, exit: &VmExit) {
     cpu.set_vmcs(vmcs::GUEST_IDTR_LIMIT, u32::from(cpu.idtr.limit));
     cpu.set_vmcs(vmcs::GUEST_RIP, cpu.rip());
     cpu.set_vmcs(vmcs::GUEST_RSP, cpu.registers[4]);
-    cpu.set_vmcs(vmcs::GUEST_RFLAGS, saved_rflags(cpu, exit));
-    save_non_register_state(cpu);
+    cpu.set_vmcs(vmcs::GUEST_RFLAGS, exit_class::saved_rflags(cpu, exit));
+    save_non_register_state(cpu, exit);
     if controls.ept() && cpu.cr0 & cr0::PG != 0 && cpu.cr4 & cr4::PAE != 0 && !cpu.ia32e_mode() {
         for (field, value) in [
             vmcs::GUEST_PDPTE_0,
@@ -302,7 +272,7 @@ fn save_segment(
 }
 
 // SDM 27.3.4 Saving Non-Register State
-fn save_non_register_state(cpu: &mut Cpu) {
+fn save_non_register_state(cpu: &mut Cpu, exit: &VmExit) {
     let controls = cpu.vmx.guest.controls;
     let activity = match cpu.activity {
         Activity::Active => 0,
@@ -324,21 +294,8 @@ fn save_non_register_state(cpu: &mut Cpu) {
         Inhibit::MovSs => interruptibility::MOV_SS,
     } | if blocked { interruptibility::NMI } else { 0 };
     cpu.set_vmcs(vmcs::GUEST_INTERRUPTIBILITY_STATE, blocking);
-    // A trap that MOV SS holds back is pending still.
-    let held = std::mem::take(&mut cpu.breakpoints_met);
-    if cpu.inhibit == Inhibit::MovSs {
-        cpu.vmx.guest.pending_debug |= pending_debug::from_debug_status(held);
-        // So is the single step of MOV SS itself, as VM entry then requires (SDM 26.3.1.5).
-        let steps = cpu.system_flags & rflags::TF != 0
-            && cpu.msrs.debugctl & debugctl::BRANCH_TRAP_FLAG == 0;
-        if steps {
-            cpu.vmx.guest.pending_debug |= pending_debug::SINGLE_STEP;
-        }
-    }
-    cpu.set_vmcs(
-        vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS,
-        cpu.vmx.guest.pending_debug,
-    );
+    let pending = exit_class::saved_pending_debug(cpu, exit);
+    cpu.set_vmcs(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, pending);
     if controls.pin(pin::PREEMPTION_TIMER) && controls.exit(exit_control::SAVE_PREEMPTION_TIMER) {
         let now = cpu.now();
         let left = cpu.vmx.guest.preemption_timer.left(now);

@@ -33,8 +33,8 @@ pub struct Guest {
     pub nmi_unblocked_by: Option<u64>,
     /// Debug exceptions that wait for delivery (SDM 24.4.2).
     pub pending_debug: u64,
-    /// The event that is being delivered was injected by VM entry: exception bitmap and gate
-    /// checks of software interrupts do not concern it.
+    /// The event that is being delivered was injected by VM entry (SDM 26.6.1): it is not intercepted, is
+    /// saved with the guest's RF and does not change debug registers or CR2.
     pub injecting: bool,
     /// A monitor-trap-flag exit is due before the next instruction.
     pub monitor_trap_pending: bool,

@@ -11,6 +11,7 @@ pub mod ept;
 pub mod events;
 pub mod exceptions;
 pub mod exit;
+pub mod exit_class;
 pub mod guest;
 pub mod instruction_information;
 pub mod intercept;
@@ -30,7 +31,11 @@ pub mod vpid;
 
 use arch::exit::ExitReason;
 
-use crate::cpu::{Cpu, paging::Place, raise::Raised};
+use crate::cpu::{
+    Cpu,
+    paging::Place,
+    raise::{Exception, Raised},
+};
 
 pub use apic_access::{apic_access_fetch, apic_access_read, apic_access_write};
 pub use capabilities::capability;
@@ -46,8 +51,8 @@ pub struct VmExit {
     pub qualification: u64,
     /// VM-exit instruction information.
     pub instruction_information: u32,
-    /// VM-exit interruption information and error code.
-    pub interruption: (u32, u32),
+    /// The event that causes it directly, for the VM-exit interruption information.
+    pub event: Option<Exception>,
 }
 
 impl VmExit {
@@ -62,7 +67,7 @@ impl VmExit {
             reason,
             qualification,
             instruction_information: 0,
-            interruption: (0, 0),
+            event: None,
         }
     }
 
@@ -74,11 +79,11 @@ impl VmExit {
         }
     }
 
-    /// The same with interruption information and error code.
-    pub const fn with_interruption(self, information: u32, error_code: u32) -> Self {
+    /// The exit that `event` causes directly (SDM 27.1 Architectural State Before A VM Exit).
+    pub const fn by_event(reason: ExitReason, event: Exception) -> Self {
         Self {
-            interruption: (information, error_code),
-            ..self
+            event: Some(event),
+            ..Self::new(reason)
         }
     }
 }

@@ -7,7 +7,7 @@ use super::super::{
     Cpu,
     decode::{Form, operand_bits},
     op::{self, Execute, Op},
-    raise::Raised,
+    raise::{Pending, Raised},
     register::{
         Operand,
         number::{RAX, RCX, RDI, RDX, RSI},
@@ -140,7 +140,7 @@ fn has_work(cpu: &Cpu, op: &Op) -> bool {
 
 /// Moves the index register on, and with REP counts down; the instruction runs again until the
 /// count is 0, so that interrupts come in between (SDM volume 2, REP).
-fn finish<T: Word>(cpu: &mut Cpu, op: &Op, index: usize) {
+fn finish<T: Word>(cpu: &mut Cpu, op: &Op, index: usize) -> Result<(), Raised> {
     let step = if cpu.system_flags & rflags::DF == 0 {
         T::SIZE as u64
     } else {
@@ -152,11 +152,10 @@ fn finish<T: Word>(cpu: &mut Cpu, op: &Op, index: usize) {
         let count = address_register(cpu, op, RCX).wrapping_sub(1);
         set_address_register(cpu, op, RCX, count);
         if count != 0 {
-            let start = cpu.instruction_start;
-            cpu.set_rip(start);
-            cpu.leave_block = true;
+            return Err(cpu.raise(Pending::Again));
         }
     }
+    Ok(())
 }
 
 fn input_string<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
@@ -173,8 +172,7 @@ fn input_string<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     cpu.probe_write::<T>(segment, offset)?;
     let value = cpu.port_in(port, T::SIZE as u8);
     cpu.write_at(segment, offset, T::from_u64(value.into()))?;
-    finish::<T>(cpu, op, RDI);
-    Ok(())
+    finish::<T>(cpu, op, RDI)
 }
 
 fn output_string<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
@@ -188,8 +186,7 @@ fn output_string<T: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     io_bitmap::check(cpu, &access)?;
     let value: T = cpu.read_at(op.segment, offset)?;
     cpu.port_out(port, T::SIZE as u8, value.to_u64() as u32);
-    finish::<T>(cpu, op, RSI);
-    Ok(())
+    finish::<T>(cpu, op, RSI)
 }
 
 impl Cpu {
