@@ -130,6 +130,7 @@ impl Cpu {
         self.vmx.guest.injecting = false;
         // Whatever trap the interrupted instruction owed: the handler runs with TF clear.
         self.trap_suppressed = true;
+        crate::vtx::events::after_delivery(self);
         self.look_at_events();
     }
 

@@ -304,6 +304,15 @@ impl Cpu {
         end.saturating_sub(self.instructions)
     }
 
+    /// Whether something comes after each iteration of a repeated string instruction: a single step, the
+    /// trap of a breakpoint, the exit of the monitor trap flag (SDM 17.3.1.4, 25.5.2).
+    #[inline]
+    pub(super) fn stops_between_iterations(&self) -> bool {
+        self.system_flags & rflags::TF != 0
+            || self.breakpoints_enabled()
+            || self.vmx.guest.controls.primary(primary::MONITOR_TRAP_FLAG)
+    }
+
     /// Whether something must be done after each instruction. Whatever makes it true has events
     /// looked at, and so this asked, before the next instruction.
     fn needs_steps(&self) -> bool {

@@ -110,17 +110,24 @@ impl VirtualInterrupts {
     }
 }
 
-/// What VM entry does for APIC virtualization (SDM 26.3.2.5 Updating non-register state, 26.7.7
-/// VM entries and the TPR threshold).
-pub fn after_entry(cpu: &mut Cpu) {
-    let controls = &cpu.vmx.guest.controls;
-    if !controls.tpr_shadow() {
-        return;
-    }
-    if controls.virtual_interrupt_delivery() {
+/// What VM entry does for virtual-interrupt delivery when it has loaded the guest's state (SDM 26.3.2.5
+/// Updating Non-Register State).
+pub fn after_loading(cpu: &mut Cpu) {
+    if cpu.vmx.guest.controls.virtual_interrupt_delivery() {
         virtualize_processor_priority(cpu);
         evaluate(cpu);
-    } else if controls.virtualize_apic_accesses() {
+    }
+}
+
+/// What VM entry does for the TPR threshold behind event injection (SDM 26.7.7 VM Entries and the TPR
+/// Threshold): its exit ends the HLT state, and does not occur in the shutdown and wait-for-SIPI states.
+pub fn after_injection(cpu: &mut Cpu) {
+    let controls = &cpu.vmx.guest.controls;
+    if controls.tpr_shadow()
+        && controls.virtualize_apic_accesses()
+        && !controls.virtual_interrupt_delivery()
+        && matches!(cpu.activity, Activity::Active | Activity::Halted)
+    {
         check_threshold(cpu);
     }
 }

@@ -5,7 +5,7 @@ use arch::{
     exit::ExitReason,
     interruption::{InterruptionInformation, InterruptionType},
     vmcs::{self, Field16, Field32, FieldNatural, instruction_error},
-    vmx_control::{entry as entry_control, primary},
+    vmx_control::entry as entry_control,
 };
 
 use super::{
@@ -77,8 +77,9 @@ pub fn enter(cpu: &mut Cpu) -> Result<(), u32> {
     if cpu.vmx.guest.preemption_timer.is_running() {
         cpu.heed_timer();
     }
-    apic_virtualization::after_entry(cpu);
+    apic_virtualization::after_loading(cpu);
     inject(cpu);
+    apic_virtualization::after_injection(cpu);
     cpu.look_at_events();
     Ok(())
 }
@@ -224,8 +225,4 @@ fn inject(cpu: &mut Cpu) {
         detail: 0,
         source,
     });
-    if cpu.vmx.non_root && cpu.vmx.guest.controls.primary(primary::MONITOR_TRAP_FLAG) {
-        // SDM 25.5.2: due before the handler's first instruction.
-        cpu.vmx.guest.monitor_trap_pending = true;
-    }
 }

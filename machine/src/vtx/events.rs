@@ -69,6 +69,14 @@ pub fn leave_before_trap(cpu: &mut Cpu, due: u64) -> bool {
     true
 }
 
+/// An event has been delivered: with the monitor trap flag an exit is due before the handler's first
+/// instruction, whether VM entry injected the event or it came by itself (SDM 25.5.2).
+pub fn after_delivery(cpu: &mut Cpu) {
+    if cpu.vmx.guest.controls.primary(primary::MONITOR_TRAP_FLAG) {
+        cpu.vmx.guest.monitor_trap_pending = true;
+    }
+}
+
 /// Deals with the event of the highest priority.
 pub fn process(cpu: &mut Cpu) -> Processed {
     complete_instruction(cpu);
@@ -121,12 +129,10 @@ fn due_exit(cpu: &mut Cpu) -> Option<VmExit> {
     {
         return Some(VmExit::qualified(ExitReason::StartUpIpi, u64::from(vector)));
     }
-    if waiting {
-        return None;
-    }
     let stepped = cpu.vmx.guest.controls.primary(primary::MONITOR_TRAP_FLAG)
         && cpu.instructions != cpu.vmx.guest.entry_instructions;
-    if stepped || cpu.vmx.guest.monitor_trap_pending {
+    // SDM 27.1: blocked in the shutdown state and the wait-for-SIPI state.
+    if (stepped || cpu.vmx.guest.monitor_trap_pending) && awake_or_halted(cpu) {
         return Some(VmExit::new(ExitReason::MonitorTrapFlag));
     }
     None
@@ -165,11 +171,8 @@ fn non_maskable_interrupt(cpu: &mut Cpu) -> bool {
     }
     let blocked_by_instruction = cpu.inhibit != Inhibit::None;
     let window = cpu.vmx.guest.controls.primary(primary::NMI_WINDOW_EXITING);
-    if window
-        && !cpu.vmx.guest.virtual_nmi_blocked
-        && !blocked_by_instruction
-        && awake_or_halted(cpu)
-    {
+    // SDM 26.7.6: it ends the HLT state and the shutdown state.
+    if window && !cpu.vmx.guest.virtual_nmi_blocked && !blocked_by_instruction {
         exit(cpu, VmExit::new(ExitReason::NmiWindow));
         return true;
     }

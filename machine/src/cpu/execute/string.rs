@@ -214,8 +214,7 @@ fn repeated<T: Integer, K: Kind>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
         return Ok(());
     }
     let before = flags_before(cpu);
-    // Single-stepping traps after every iteration.
-    let stepping = cpu.system_flags & rflags::TF != 0 || cpu.breakpoints_enabled();
+    let stepping = cpu.stops_between_iterations();
     if !stepping && cpu.system_flags & rflags::DF == 0 {
         let done = K::bulk::<T>(cpu, op, count);
         if done != 0 {
