@@ -1,8 +1,10 @@
 //! The guest-physical address space.
 
+mod code_map;
 mod ram;
 mod word;
 
+pub use code_map::CodeMap;
 pub use ram::{Ram, RamError};
 pub use word::Word;
 

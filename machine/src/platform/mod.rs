@@ -1,7 +1,6 @@
 //! Everything that the processors of a machine share.
 
 mod bus;
-mod code_map;
 mod console_input;
 mod interrupts;
 mod outcome;
@@ -16,14 +15,13 @@ use apic::routing::Identity;
 use devices::debug_port::PhaseMark;
 use devices::pc::Pc;
 
-pub use code_map::CodeMap;
 use console_input::ConsoleInput;
 pub use console_input::Waited;
 pub use interrupts::Sent;
 pub use outcome::Outcome;
 
 use self::test_memory::TestMemory;
-use crate::memory::Ram;
+use crate::memory::{CodeMap, Ram};
 use crate::trace::{Snapshot, Unimplemented};
 
 /// What one processor must tell the others.
