@@ -21,7 +21,7 @@ use crate::cpu::msr::UnknownMsr;
 use crate::cpu::{Activity, Cpu, CpuModel, Engine, Processor};
 use crate::kernel_entry;
 use crate::memory::{HOLE_END, HOLE_START, Ram, RamError};
-use crate::platform::{Mark, Outcome, Platform};
+use crate::platform::{BusAgent, Mark, Outcome, Platform};
 use crate::schedule::{Clock, Deterministic, Share, run_parallel};
 use crate::trace::{EventSink, Snapshot, Trace, Unimplemented};
 
@@ -159,7 +159,7 @@ impl fmt::Display for Position {
     }
 }
 
-struct RamLoader<'a>(&'a Ram);
+struct RamLoader<'a>(BusAgent<'a>);
 
 impl RamLoader<'_> {
     fn offset(&self, address: u64, length: u64) -> Result<u64, MemoryError> {
@@ -252,10 +252,10 @@ impl Machine {
     }
 
     fn load(&mut self, kernel: &Kernel<'_>) -> Result<(), MachineError> {
-        let ram = &self.platform.ram;
+        let ram = self.platform.bus_agent();
         let tables = firmware_tables(ram, &self.processors)?;
         self.platform.set_facs(tables.facs);
-        let memory_map = memory_map(ram);
+        let memory_map = memory_map(&ram);
         let loaded = boot::load(
             &BootRequest {
                 kernel: kernel.image,
@@ -356,7 +356,7 @@ const LEGACY_END: u64 = 0x10_0000;
 
 /// Puts the ACPI and MultiProcessor tables into the BIOS area, where software also finds them by searching,
 /// and the BIOS data areas into low memory.
-fn firmware_tables(ram: &Ram, processors: &[Processor]) -> Result<Tables, MachineError> {
+fn firmware_tables(ram: BusAgent<'_>, processors: &[Processor]) -> Result<Tables, MachineError> {
     let apic_ids: Vec<u32> = (0..processors.len() as u32).collect();
     let features = processors.first().map(|first| first.cpu.cpuid(1, 0));
     let features = features.unwrap_or_default();

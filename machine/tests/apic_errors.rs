@@ -45,7 +45,9 @@ fn run(engine: Engine, code: &[Vec<u8>]) -> Processor {
     let cpu = &mut processor.cpu;
     // The handler moves 1 to ECX and returns.
     let handler = [0xb9, 1, 0, 0, 0, 0x48, 0xcf];
-    cpu.ram.write_bytes(tables::HANDLER, &handler);
+    cpu.platform
+        .bus_agent()
+        .write_bytes(tables::HANDLER, &handler);
     tables::set_gate(cpu, ERROR, tables::HANDLER, tables::CODE_64, 0x8e, 0);
     cpu.publish_identity();
     cpu.registers[1] = 0;

@@ -79,7 +79,7 @@ fn an_instruction_across_the_limit_faults_at_its_start() {
         // In one page, and with the limit or the instruction at the end of a page.
         for base in [CODE, CODE + 0xfe0, CODE + 0xfdf, CODE + 0xfdd] {
             let mut processor = in_segment(&[], base, 0x1f, rights::BIG, 0);
-            let ram = &processor.cpu.ram;
+            let ram = processor.cpu.platform.bus_agent();
             ram.fill(base, 0x40, NOP);
             ram.store(base + 0x1e, MOV_EAX);
             assert_eq!(fault(&mut processor, slice), (0x1e, 0x1e));
@@ -112,8 +112,8 @@ fn the_instruction_pointer_wraps_at_4_gib() {
         // In the middle of a page, and at a page's end.
         for base in [CODE + 0x800, CODE + 0x1000] {
             let mut processor = in_segment(&[], base, u32::MAX, rights::BIG, 0xffff_fff0);
-            processor.cpu.ram.fill(base - 16, 32, NOP);
-            processor.cpu.ram.store(base + 4, HLT);
+            processor.cpu.platform.bus_agent().fill(base - 16, 32, NOP);
+            processor.cpu.store(base + 4, HLT);
             run(&mut processor, slice);
             assert_eq!(processor.cpu.rip(), 5);
             assert_eq!(processor.cpu.instructions, 21);
@@ -121,7 +121,11 @@ fn the_instruction_pointer_wraps_at_4_gib() {
             // An instruction across the end; what it pushes is an offset too.
             let mut processor = in_segment(&[], base, u32::MAX, rights::BIG, 0xffff_fffd);
             let call = [0xe8, 1, 0, 0, 0, HLT, HLT];
-            processor.cpu.ram.write_bytes(base - 3, &call);
+            processor
+                .cpu
+                .platform
+                .bus_agent()
+                .write_bytes(base - 3, &call);
             run(&mut processor, slice);
             assert_eq!(processor.cpu.rip(), 4);
             let top = processor.cpu.registers[4];
@@ -133,7 +137,7 @@ fn the_instruction_pointer_wraps_at_4_gib() {
 #[test]
 fn it_wraps_when_each_instruction_is_looked_at() {
     let mut processor = in_segment(&[], CODE + 0x800, u32::MAX, rights::BIG, 0xffff_ffff);
-    processor.cpu.ram.store(CODE + 0x7ff, NOP);
+    processor.cpu.store(CODE + 0x7ff, NOP);
     support::step(&mut processor, 1);
     assert_eq!(processor.cpu.rip(), 0);
 }

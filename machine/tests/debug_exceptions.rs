@@ -22,7 +22,7 @@ fn kernel(code: &[u8]) -> Processor {
     load(cpu);
     for vector in 0..32_u8 {
         let handler = HANDLER + u64::from(vector) * 16;
-        cpu.ram.store(handler, 0xf4_u8);
+        cpu.store(handler, 0xf4_u8);
         set_gate(cpu, vector, handler, CODE_64, 0x8e, 1);
     }
     cpu.registers[6] = DATA;
@@ -197,8 +197,7 @@ fn after_mov_ss_the_trap_comes_one_instruction_later() {
     // mov ss, [rdi]; nop; nop
     let mut processor = kernel(&[0x8e, 0x17, 0x90, 0x90]);
     let cpu = &mut processor.cpu;
-    cpu.ram
-        .store(DATA, cpu.segments[register::SS as usize].selector);
+    cpu.store(DATA, cpu.segments[register::SS as usize].selector);
     set_breakpoint(cpu, 0, DATA, READ_OR_WRITE, 0);
     step(&mut processor, 1);
     assert_eq!(
@@ -319,7 +318,7 @@ fn an_alignment_check_whose_delivery_raises_another_goes_on_for_ever() {
     cpu.cr0 &= !cr0::PG;
     cpu.cr4 &= !cr4::PAE;
     let conforming = FREE;
-    cpu.ram.store(GDT + u64::from(conforming), flat(0xc0ff));
+    cpu.store(GDT + u64::from(conforming), flat(0xc0ff));
     cpu.gdtr.limit = cpu.gdtr.limit.max(conforming + 7);
     for number in [register::SS, register::DS] {
         cpu.segments[number as usize] = Segment::from_descriptor(USER_DATA | 3, flat(0xc0f3));
@@ -328,7 +327,7 @@ fn an_alignment_check_whose_delivery_raises_another_goes_on_for_ever() {
     let gate = u64::from(exception::ALIGNMENT_CHECK) * 8;
     let handler =
         HANDLER & 0xffff | u64::from(conforming) << 16 | 0x8e00 << 32 | HANDLER >> 16 << 48;
-    cpu.ram.store(cpu.idtr.base + gate, handler);
+    cpu.store(cpu.idtr.base + gate, handler);
     cpu.refresh_mode();
     cpu.registers[7] = DATA + 1;
     cpu.registers[4] -= 2;

@@ -49,10 +49,10 @@ fn prepare(cpu: &mut Cpu, request: u64) {
     cpu.x87.registers[7] = [1, 2, 3, 4, 5, 6, 7, 0x88, 0xff, 0x3f];
     cpu.x87.instruction_pointer = 0x1122_3344_5566;
     for at in (0..1024).step_by(8) {
-        cpu.ram.store(DATA + at, u64::MAX / 3);
+        cpu.store(DATA + at, u64::MAX / 3);
     }
     for at in (512..576).step_by(8) {
-        cpu.ram.store(DATA + at, 0_u64);
+        cpu.store(DATA + at, 0_u64);
     }
 }
 
@@ -173,7 +173,7 @@ fn saving_follows_request_and_use() {
             cpu.mxcsr = 0x1f80;
             cpu.x87 = X87::default();
         }
-        cpu.ram.store(DATA + 512, before);
+        cpu.store(DATA + 512, before);
         assert_eq!(fault_of(&mut processor), None);
         let name = format!("{code:x?} {request:x} {enabled_states} {state:?}");
         assert_eq!(saved(&processor), expected, "{name}");
@@ -187,20 +187,20 @@ fn saving_follows_request_and_use() {
 }
 
 /// An area as XSAVE or XSAVEC of this state would leave it.
-fn fill(cpu: &Cpu, present: u64, layout: u64) {
-    cpu.ram.store(DATA, 0x37b_u64);
-    cpu.ram.store(DATA + 8, 0_u64);
-    cpu.ram.store(DATA + 16, 0_u64);
-    cpu.ram.store(DATA + 24, 0x1f81_u32);
+fn fill(cpu: &mut Cpu, present: u64, layout: u64) {
+    cpu.store(DATA, 0x37b_u64);
+    cpu.store(DATA + 8, 0_u64);
+    cpu.store(DATA + 16, 0_u64);
+    cpu.store(DATA + 24, 0x1f81_u32);
     for at in (32..160).step_by(8) {
-        cpu.ram.store(DATA + at, 0_u64);
+        cpu.store(DATA + at, 0_u64);
     }
     for at in 0..16 {
-        cpu.ram.store(DATA + 160 + at * 16, 0xabc0_u64 + at);
-        cpu.ram.store(DATA + 168 + at * 16, 0_u64);
+        cpu.store(DATA + 160 + at * 16, 0xabc0_u64 + at);
+        cpu.store(DATA + 168 + at * 16, 0_u64);
     }
-    cpu.ram.store(DATA + 512, present);
-    cpu.ram.store(DATA + 520, layout);
+    cpu.store(DATA + 512, present);
+    cpu.store(DATA + 520, layout);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn restoring_loads_initializes_or_leaves() {
     ];
     for (code, request, present, layout, expected) in table {
         let mut processor = enabled(code, request);
-        fill(&processor.cpu, present, layout);
+        fill(&mut processor.cpu, present, layout);
         let before = processor.cpu.x87;
         assert_eq!(fault_of(&mut processor), None);
         let cpu = &processor.cpu;
@@ -272,11 +272,11 @@ fn areas_that_cannot_be_restored() {
         ("XCOMP_BV without bit 63", XRSTOR, |c| fill(c, 3, 3)),
         ("bytes 23:16 of the header", XRSTOR, |c| {
             fill(c, 3, 0);
-            c.ram.store(DATA + 528, 1_u64);
+            c.store(DATA + 528, 1_u64);
         }),
         ("MXCSR", XRSTOR, |c| {
             fill(c, 0, 0);
-            c.ram.store(DATA + 24, 0x1_1f80_u32);
+            c.store(DATA + 24, 0x1_1f80_u32);
         }),
         ("compacted: XCOMP_BV beyond XCR0", XRSTOR, |c| {
             fill(c, 3, 7 | COMPACTED)
@@ -286,11 +286,11 @@ fn areas_that_cannot_be_restored() {
         }),
         ("compacted: bytes 63:16 of the header", XRSTOR, |c| {
             fill(c, 3, 3 | COMPACTED);
-            c.ram.store(DATA + 568, 1_u8);
+            c.store(DATA + 568, 1_u8);
         }),
         ("compacted: MXCSR", XRSTOR, |c| {
             fill(c, 3, 3 | COMPACTED);
-            c.ram.store(DATA + 24, 0x1_1f80_u32);
+            c.store(DATA + 24, 0x1_1f80_u32);
         }),
         ("XRSTORS: the standard format", XRSTORS, |c| fill(c, 3, 0)),
         ("XRSTORS: XSTATE_BV beyond XCOMP_BV", XRSTORS, |c| {
@@ -313,13 +313,13 @@ fn areas_that_cannot_be_restored() {
     }
     // What is wrong and does not matter: bytes 63:24 of the standard format, MXCSR that is not asked for.
     let mut processor = enabled(XRSTOR, 1);
-    fill(&processor.cpu, 3, 0);
-    processor.cpu.ram.store(DATA + 536, 1_u64);
-    processor.cpu.ram.store(DATA + 24, u32::MAX);
+    fill(&mut processor.cpu, 3, 0);
+    processor.cpu.store(DATA + 536, 1_u64);
+    processor.cpu.store(DATA + 24, u32::MAX);
     assert_eq!(fault_of(&mut processor), None);
     let mut processor = enabled(XRSTOR, 3);
-    fill(&processor.cpu, 1, 3 | COMPACTED);
-    processor.cpu.ram.store(DATA + 24, u32::MAX);
+    fill(&mut processor.cpu, 1, 3 | COMPACTED);
+    processor.cpu.store(DATA + 24, u32::MAX);
     assert_eq!(fault_of(&mut processor), None);
 }
 
@@ -335,7 +335,11 @@ fn instructions_need_their_enables() {
             let mut processor = if user_mode { user(code) } else { kernel(code) };
             prepare(&mut processor.cpu, 3);
             let standard = code == XRSTOR;
-            fill(&processor.cpu, 3, if standard { 0 } else { 3 | COMPACTED });
+            fill(
+                &mut processor.cpu,
+                3,
+                if standard { 0 } else { 3 | COMPACTED },
+            );
             change(&mut processor.cpu);
             fault_of(&mut processor).map(|fault| fault.0)
         };
@@ -436,7 +440,7 @@ fn compatibility_mode_has_eight_registers() {
     assert_eq!(word(&processor, 160 + 8 * 16), UNTOUCHED);
     for present in [SSE_BIT | X87_BIT, X87_BIT] {
         let mut processor = compatibility(XRSTOR, 3);
-        fill(&processor.cpu, present, 0);
+        fill(&mut processor.cpu, present, 0);
         let before = processor.cpu.xmm;
         assert_eq!(fault_of(&mut processor), None);
         assert_ne!(processor.cpu.xmm[..8], before[..8]);
@@ -452,8 +456,8 @@ fn an_area_that_spans_two_pages_is_written_whole_or_not() {
     // The last 256 bytes of a page of 2 MBytes whose successor is not present.
     let area = 0x40_0000 - 256;
     cpu.registers[7] = area;
-    cpu.ram.store(0x3000 + 2 * 8, 0_u64);
-    cpu.ram.store(area, UNTOUCHED);
+    cpu.store(0x3000 + 2 * 8, 0_u64);
+    cpu.store(area, UNTOUCHED);
     let fault = fault_of(&mut processor);
     assert_eq!(fault, Some((14, 2)));
     assert_eq!(processor.cpu.cr2, area + 575);

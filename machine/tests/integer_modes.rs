@@ -54,7 +54,7 @@ fn absolute_moves_take_an_address_as_wide_as_addresses() {
     ];
     for code in cases {
         let mut processor = long_mode(code);
-        processor.cpu.ram.store(DATA, 0x1234_5678_u32);
+        processor.cpu.store(DATA, 0x1234_5678_u32);
         step(&mut processor, 1);
         assert_eq!(processor.cpu.registers[AX], 0x1234_5678);
         assert_eq!(processor.cpu.rip(), CODE + code.len() as u64);
@@ -104,7 +104,11 @@ fn sixteen_bit_code_truncates_the_instruction_pointer() {
     let mut processor = legacy_mode(&[], 16);
     processor.cpu.segments[register::CS as usize].base = CODE;
     // jmp +7FH at FFF0H wraps to 71H.
-    processor.cpu.ram.write_bytes(CODE + 0xfff0, &[0xeb, 0x7f]);
+    processor
+        .cpu
+        .platform
+        .bus_agent()
+        .write_bytes(CODE + 0xfff0, &[0xeb, 0x7f]);
     processor.cpu.set_rip(0xfff0);
     step(&mut processor, 1);
     assert_eq!(processor.cpu.rip(), 0x71);
@@ -181,7 +185,7 @@ fn a_long_copy_crosses_pages_and_may_be_interrupted() {
     let mut processor = long_mode(&[0xf3, 0xa4]);
     let cpu = &mut processor.cpu;
     for i in 0..10_000_u64 {
-        cpu.ram.store(DATA + 5 + i, (i % 251) as u8);
+        cpu.store(DATA + 5 + i, (i % 251) as u8);
     }
     (cpu.registers[SI], cpu.registers[DI]) = (DATA + 5, DATA + 0x8003);
     cpu.registers[CX] = 10_000;
@@ -205,7 +209,7 @@ fn a_long_copy_crosses_pages_and_may_be_interrupted() {
 fn a_copy_onto_its_own_source_repeats_it() {
     let mut processor = long_mode(&[0xf3, 0xa4]);
     let cpu = &mut processor.cpu;
-    cpu.ram.store(DATA, 0x4241_u16);
+    cpu.store(DATA, 0x4241_u16);
     (cpu.registers[SI], cpu.registers[DI]) = (DATA, DATA + 2);
     cpu.registers[CX] = 8;
     while processor.cpu.rip() == CODE {
@@ -223,7 +227,7 @@ fn a_fault_in_a_string_leaves_the_registers_at_its_iteration() {
     let mut processor = long_mode(&[0xf3, 0x48, 0xab]);
     let cpu = &mut processor.cpu;
     // The last 2-MByte page of RAM is taken out of the map.
-    cpu.ram.store(0x3000 + 3 * 8, 0_u64);
+    cpu.store(0x3000 + 3 * 8, 0_u64);
     cpu.registers[DI] = 0x60_0000 - 32;
     cpu.registers[CX] = 100;
     cpu.registers[AX] = 0x1234;
@@ -292,7 +296,7 @@ fn privilege_decides_what_popf_changes() {
         cpu.segments[register::SS as usize].rights |= cpl << 5;
         cpu.refresh_mode();
         cpu.registers[SP] = STACK - 8;
-        cpu.ram.store(STACK - 8, popped);
+        cpu.store(STACK - 8, popped);
         step(&mut processor, 1);
         assert_eq!(processor.cpu.rflags() & all, after, "CPL {cpl}");
     }

@@ -48,7 +48,9 @@ fn listener() -> Processor {
         0x48, 0xcf, // iretq
     ];
     let cpu = &mut processor.cpu;
-    cpu.ram.write_bytes(tables::HANDLER, &handler);
+    cpu.platform
+        .bus_agent()
+        .write_bytes(tables::HANDLER, &handler);
     tables::set_gate(cpu, VECTOR, tables::HANDLER, tables::CODE_64, 0x8e, 0);
     cpu.publish_identity();
     processor
@@ -137,7 +139,9 @@ fn sleeper() -> Processor {
     let mut processor = tables::kernel(&code);
     let handler = [0x66, 0xba, 0xf4, 0x00, 0xee]; // mov dx, 0f4h; out dx, al
     let cpu = &mut processor.cpu;
-    cpu.ram.write_bytes(tables::HANDLER, &handler);
+    cpu.platform
+        .bus_agent()
+        .write_bytes(tables::HANDLER, &handler);
     tables::set_gate(cpu, VECTOR, tables::HANDLER, tables::CODE_64, 0x8e, 0);
     cpu.publish_identity();
     processor

@@ -30,8 +30,8 @@ fn kernel(code: &[u8]) -> Processor {
     cpu.gdtr.limit = 0xff;
     cpu.segments[register::CS as usize] = Segment::from_descriptor(CODE_32, flat(0xc09b));
     cpu.segments[register::SS as usize] = Segment::from_descriptor(STACK_0, flat(0xc093));
-    cpu.ram.store(TSS + 4, KERNEL_STACK as u32);
-    cpu.ram.store(TSS + 8, u32::from(STACK_0));
+    cpu.store(TSS + 4, KERNEL_STACK as u32);
+    cpu.store(TSS + 8, u32::from(STACK_0));
     cpu.idtr = DescriptorTable {
         base: IDT,
         limit: 0x7ff,
@@ -61,7 +61,7 @@ fn gate(target: u64, selector: u16, rights: u64, count: u64) -> u64 {
 }
 
 fn set_gate(cpu: &mut Cpu, vector: u8, target: u64, rights: u64) {
-    cpu.ram.store(
+    cpu.store(
         IDT + u64::from(vector) * 8,
         gate(target, CODE_32, rights, 0),
     );
@@ -91,7 +91,7 @@ fn an_interrupt_switches_stacks_by_the_tss_and_iretd_returns() {
     // INT 80H; the handler is IRETD.
     let mut processor = user(&[0xcd, 0x80]);
     set_gate(&mut processor.cpu, 0x80, HANDLER, 0xee);
-    processor.cpu.ram.store(HANDLER, 0xcf_u8);
+    processor.cpu.store(HANDLER, 0xcf_u8);
     processor.cpu.system_flags |= rflags::IF;
     step(&mut processor, 1);
     let cpu = &processor.cpu;
@@ -131,11 +131,11 @@ fn a_bad_inner_stack_is_an_invalid_tss() {
         let mut processor = user(&[0x0f, 0x0b]);
         let cpu = &mut processor.cpu;
         set_gate(cpu, 6, HANDLER, 0x8e);
-        cpu.ram.store(TSS + 8, selector);
+        cpu.store(TSS + 8, selector);
         // The fault's own handler is a conforming segment: it runs on the stack in use.
-        cpu.ram.store(GDT + u64::from(FREE), flat(0xc09f));
+        cpu.store(GDT + u64::from(FREE), flat(0xc09f));
         let at = IDT + vector * 8;
-        cpu.ram.store(at, gate(HANDLER + 16, FREE, 0x8e, 0));
+        cpu.store(at, gate(HANDLER + 16, FREE, 0x8e, 0));
         step(&mut processor, 1);
         let cpu = &processor.cpu;
         assert_eq!((cpu.rip(), cpu.cpl), (HANDLER + 16, 3), "{selector:x}");
@@ -148,14 +148,14 @@ fn a_bad_inner_stack_is_an_invalid_tss() {
 fn virtual_8086(code: &[u8], extra: u64) -> Processor {
     let mut processor = kernel(&[0xcf]);
     let cpu = &mut processor.cpu;
-    cpu.ram.write_bytes(0x2_0010, code);
+    cpu.platform.bus_agent().write_bytes(0x2_0010, code);
     let flags = (rflags::VM | rflags::RESERVED_1 | extra) as u32;
     let frame = [
         0x10, 0x2000, flags, 0xfff0, 0x3000, 0x4000, 0x5000, 0x6000, 0x7000,
     ];
     cpu.registers[4] = STACK - 36;
     for (i, word) in (0..).zip(frame) {
-        cpu.ram.store(STACK - 36 + i * 4, word);
+        cpu.store(STACK - 36 + i * 4, word);
     }
     step(&mut processor, 1);
     let cpu = &processor.cpu;
@@ -188,7 +188,7 @@ fn virtual_8086_mode_is_entered_by_iretd_and_left_by_an_interrupt() {
     assert_eq!(frame[3..], [0xfff0, 0x3000, 0x4000, 0x5000, 0x6000, 0x7000]);
     assert!(cpu.segments[register::GS as usize].has(rights::UNUSABLE));
     // Handler back again.
-    processor.cpu.ram.store(HANDLER, 0xcf_u8);
+    processor.cpu.store(HANDLER, 0xcf_u8);
     step(&mut processor, 1);
     assert!(processor.cpu.virtual_8086());
     assert_eq!(processor.cpu.rip(), 0x12);
@@ -224,13 +224,12 @@ fn a_call_gate_copies_its_parameters() {
     code.extend_from_slice(&(FREE | 3).to_le_bytes());
     let mut processor = user(&code);
     let cpu = &mut processor.cpu;
-    cpu.ram
-        .store(GDT + u64::from(FREE), gate(HANDLER, CODE_32, 0xec, 2));
+    cpu.store(GDT + u64::from(FREE), gate(HANDLER, CODE_32, 0xec, 2));
     // RETF 8
-    cpu.ram.write_bytes(HANDLER, &[0xca, 8, 0]);
+    cpu.platform.bus_agent().write_bytes(HANDLER, &[0xca, 8, 0]);
     cpu.registers[4] = STACK - 8;
-    cpu.ram.store(STACK - 8, 0x1111_u32);
-    cpu.ram.store(STACK - 4, 0x2222_u32);
+    cpu.store(STACK - 8, 0x1111_u32);
+    cpu.store(STACK - 4, 0x2222_u32);
     step(&mut processor, 1);
     let cpu = &processor.cpu;
     assert_eq!((cpu.rip(), cpu.cpl), (HANDLER, 0));
@@ -259,7 +258,7 @@ fn sysenter_and_sysexit_change_privilege_and_back() {
     cpu.msrs.sysenter_eip = HANDLER;
     cpu.system_flags |= rflags::IF;
     // SYSEXIT
-    cpu.ram.write_bytes(HANDLER, &[0x0f, 0x35]);
+    cpu.platform.bus_agent().write_bytes(HANDLER, &[0x0f, 0x35]);
     cpu.registers[2] = CODE + 2;
     cpu.registers[1] = STACK;
     step(&mut processor, 1);
@@ -283,14 +282,14 @@ fn sysenter_and_sysexit_change_privilege_and_back() {
 /// A second 32-bit TSS whose task starts at `HANDLER` with its own stack.
 fn add_task(cpu: &mut Cpu) {
     let descriptor = 0x0000_8900_0000_0067 | OTHER_TSS << 16;
-    cpu.ram.store(GDT + u64::from(OTHER_TASK), descriptor);
+    cpu.store(GDT + u64::from(OTHER_TASK), descriptor);
     let task = OTHER_TSS;
-    cpu.ram.store(task + 32, HANDLER as u32);
-    cpu.ram.store(task + 36, rflags::RESERVED_1 as u32);
-    cpu.ram.store(task + 40, 0x1234_5678_u32);
-    cpu.ram.store(task + 56, KERNEL_STACK as u32);
+    cpu.store(task + 32, HANDLER as u32);
+    cpu.store(task + 36, rflags::RESERVED_1 as u32);
+    cpu.store(task + 40, 0x1234_5678_u32);
+    cpu.store(task + 56, KERNEL_STACK as u32);
     for (offset, selector) in [(72, STACK_0), (76, CODE_32), (80, STACK_0), (84, STACK_0)] {
-        cpu.ram.store(task + offset, u32::from(selector));
+        cpu.store(task + offset, u32::from(selector));
     }
 }
 
@@ -306,7 +305,7 @@ fn a_call_to_a_tss_nests_and_iret_returns_to_the_caller() {
     let mut processor = kernel(&code);
     add_task(&mut processor.cpu);
     processor.cpu.registers[0] = 0xcafe;
-    processor.cpu.ram.store(HANDLER, 0xcf_u8);
+    processor.cpu.store(HANDLER, 0xcf_u8);
     step(&mut processor, 1);
     let cpu = &processor.cpu;
     assert_eq!((cpu.rip(), cpu.registers[0]), (HANDLER, 0x1234_5678));
@@ -349,7 +348,6 @@ fn a_jump_to_a_tss_frees_the_old_task_and_a_busy_one_is_refused() {
     add_task(&mut processor.cpu);
     processor
         .cpu
-        .ram
         .store(GDT + u64::from(OTHER_TASK) + 5, 0x8b_u8);
     assert_eq!(fault_of(&mut processor), Some((13, OTHER_TASK.into())));
 }
@@ -360,7 +358,7 @@ fn a_task_gate_runs_the_handler_as_a_task_with_the_error_code_on_its_stack() {
     let mut processor = kernel(&[0x90]);
     let cpu = &mut processor.cpu;
     add_task(cpu);
-    cpu.ram.store(IDT + 13 * 8, gate(0, OTHER_TASK, 0x85, 0));
+    cpu.store(IDT + 13 * 8, gate(0, OTHER_TASK, 0x85, 0));
     cpu.deliver_event(Exception {
         vector: 13,
         error_code: Some(0x50),
@@ -403,8 +401,7 @@ fn questions_about_descriptors_are_answered_in_zf() {
         let mut processor = kernel(&code);
         let cpu = &mut processor.cpu;
         // A call gate has rights and no limit.
-        cpu.ram
-            .store(GDT + u64::from(FREE), gate(0, CODE_32, 0x8c, 0));
+        cpu.store(GDT + u64::from(FREE), gate(0, CODE_32, 0x8c, 0));
         cpu.registers[0] = unchanged;
         cpu.registers[1] = selector.into();
         assert_eq!(fault_of(&mut processor), None);
@@ -451,8 +448,8 @@ fn a_far_pointer_load_that_faults_changes_no_register() {
     let cpu = &mut processor.cpu;
     cpu.registers[3] = DATA;
     cpu.registers[0] = 7;
-    cpu.ram.store(DATA, 0x1111_2222_u32);
-    cpu.ram.store(DATA + 4, NOT_PRESENT);
+    cpu.store(DATA, 0x1111_2222_u32);
+    cpu.store(DATA + 4, NOT_PRESENT);
     assert_eq!(fault_of(&mut processor), Some((11, u32::from(NOT_PRESENT))));
     assert_eq!(processor.cpu.registers[0], 7);
     assert_eq!(processor.cpu.segments[register::DS as usize].selector, 0x10);

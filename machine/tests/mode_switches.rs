@@ -20,9 +20,13 @@ fn a_far_jump_enters_compatibility_mode_and_a_far_return_leaves_it() {
     let mut processor = kernel(&code);
     processor.cpu.registers[4] = STACK - 16;
     // RETF with 32-bit operands.
-    processor.cpu.ram.write_bytes(HANDLER, &[0xcb]);
-    processor.cpu.ram.store(STACK - 16, CODE as u32 + 0x100);
-    processor.cpu.ram.store(STACK - 12, u32::from(CODE_64));
+    processor
+        .cpu
+        .platform
+        .bus_agent()
+        .write_bytes(HANDLER, &[0xcb]);
+    processor.cpu.store(STACK - 16, CODE as u32 + 0x100);
+    processor.cpu.store(STACK - 12, u32::from(CODE_64));
     step(&mut processor, 1);
     assert!(!processor.cpu.mode_64 && processor.cpu.ia32e_mode());
     assert_eq!(
@@ -43,7 +47,7 @@ fn real_mode(code: &[u8]) -> Processor {
     cpu.segments[register::CS as usize].set_real_mode(0);
     cpu.set_rip(0x7c00);
     cpu.registers[4] = 0x7000;
-    cpu.ram.write_bytes(0x7c00, code);
+    cpu.platform.bus_agent().write_bytes(0x7c00, code);
     processor
 }
 
@@ -52,8 +56,8 @@ fn real_mode(code: &[u8]) -> Processor {
 fn real_mode_interrupts_go_through_the_vector_table_and_iret_returns() {
     // INT 21H; the handler is IRET.
     let mut processor = real_mode(&[0xcd, 0x21]);
-    processor.cpu.ram.store(0x21 * 4, 0x1000_0010_u32);
-    processor.cpu.ram.store(0x1_0010, 0xcf_u8);
+    processor.cpu.store(0x21 * 4, 0x1000_0010_u32);
+    processor.cpu.store(0x1_0010, 0xcf_u8);
     processor.cpu.system_flags |= rflags::IF;
     step(&mut processor, 1);
     let cpu = &processor.cpu;
@@ -100,10 +104,10 @@ fn a_boot_stub_goes_from_real_mode_to_64_bit_mode() {
         (STACK_0, flat(0xc092)),
         (CODE_32, flat(0xc09a)),
     ] {
-        cpu.ram.store(GDT + u64::from(selector), descriptor);
+        cpu.store(GDT + u64::from(selector), descriptor);
     }
-    cpu.ram.store(0x7e00, 0x67_u16);
-    cpu.ram.store(0x7e02, GDT as u32);
+    cpu.store(0x7e00, 0x67_u16);
+    cpu.store(0x7e02, GDT as u32);
     cpu.slice_end = cpu.instructions + 100;
     assert_eq!(processor.run(), Stop::Idle);
     let cpu = &processor.cpu;

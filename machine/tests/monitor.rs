@@ -135,7 +135,7 @@ fn mwait_waits_for_a_store_to_the_line() {
         assert_eq!(run(&mut processor), Stop::Idle);
         assert_eq!(processor.cpu.activity, Activity::Halted);
         assert_eq!(processor.cpu.rip(), CODE + 6);
-        processor.cpu.ram.store(DATA + distance, 1_u8);
+        processor.cpu.store(DATA + distance, 1_u8);
         assert_eq!(processor.cpu.monitor_triggered(), wakes, "{distance}");
         let stop = run(&mut processor);
         assert_eq!(stop == Stop::SliceEnd, wakes, "{distance}");
@@ -143,7 +143,7 @@ fn mwait_waits_for_a_store_to_the_line() {
     }
     // A store between the two, and none at all: not armed a second time.
     let mut processor = armed();
-    processor.cpu.ram.store(DATA + 64, 1_u8);
+    processor.cpu.store(DATA + 64, 1_u8);
     assert_eq!(run(&mut processor), Stop::SliceEnd);
     processor.cpu.set_rip(CODE + 3);
     assert_eq!(run(&mut processor), Stop::SliceEnd);
@@ -168,7 +168,7 @@ fn mwait_ends_with_an_interrupt_and_a_later_hlt_is_its_own() {
     assert_eq!(run(&mut processor), Stop::Idle);
     assert_eq!(processor.cpu.rip(), HANDLER + 1);
     assert!(!processor.cpu.monitor.is_waiting());
-    processor.cpu.ram.store(DATA + 64, 1_u8);
+    processor.cpu.store(DATA + 64, 1_u8);
     assert_eq!(run(&mut processor), Stop::Idle);
     // RIP after MWAIT is where it goes on.
     let frame = processor.cpu.registers[4];

@@ -33,7 +33,7 @@ fn set(cpu: &mut Cpu, number: u8, segment: Segment) {
 fn stack(cpu: &mut Cpu, values: &[u64]) {
     cpu.registers[4] = PAGES + 0x800;
     for (at, value) in (PAGES + 0x800..).step_by(8).zip(values) {
-        cpu.ram.store(at, *value);
+        cpu.store(at, *value);
     }
 }
 
@@ -201,7 +201,7 @@ fn null_selectors_are_loaded_by_mov_pop_and_far_pointers() {
                     stack(cpu, &[selector.into()]);
                     cpu.registers[0] = selector.into();
                     cpu.registers[3] = PAGES;
-                    cpu.ram.store(PAGES + 4, selector);
+                    cpu.store(PAGES + 4, selector);
                     cpu.segments[number as usize].base = 0x1000;
                 });
                 assert_eq!(fault, None, "{code:x?}");
@@ -217,8 +217,8 @@ fn null_selectors_are_loaded_by_mov_pop_and_far_pointers() {
                 let (fault, _) = run(ring, code, |cpu| {
                     cpu.registers[0] = selector.into();
                     cpu.registers[3] = PAGES;
-                    cpu.ram.store(PAGES, 0_u32);
-                    cpu.ram.store(PAGES + 4, selector);
+                    cpu.store(PAGES, 0_u32);
+                    cpu.store(PAGES + 4, selector);
                 });
                 let expected = (ring != Ring::Zero || selector != cpl)
                     .then_some((vector::GENERAL_PROTECTION, Some(0)));
@@ -263,8 +263,8 @@ fn no_transfer_takes_a_null_code_selector() {
         for code in [&[0xff, 0x2b][..], &[0xff, 0x1b]] {
             let (fault, _) = run(Ring::Zero, code, |cpu| {
                 cpu.registers[3] = PAGES;
-                cpu.ram.store(PAGES, CODE as u32 + 2);
-                cpu.ram.store(PAGES + 4, selector);
+                cpu.store(PAGES, CODE as u32 + 2);
+                cpu.store(PAGES + 4, selector);
             });
             assert_eq!(fault.map(|fault| (fault.vector, fault.error_code)), gp);
         }
@@ -309,9 +309,8 @@ fn a_null_local_table_is_none_and_a_null_task_is_refused() {
         // LLDT AX; SLDT ECX; MOV FS, DX
         let code = [0x0f, 0x00, 0xd0, 0x0f, 0x00, 0xc1, 0x8e, 0xe2];
         let (fault, processor) = run(Ring::Zero, &code, |cpu| {
-            cpu.ram
-                .store(GDT + u64::from(FREE), 0x0000_8200_0000_ffff_u64 | GDT << 16);
-            cpu.ram.store(GDT + u64::from(FREE) + 8, 0_u64);
+            cpu.store(GDT + u64::from(FREE), 0x0000_8200_0000_ffff_u64 | GDT << 16);
+            cpu.store(GDT + u64::from(FREE) + 8, 0_u64);
             cpu.load_ldtr(FREE).unwrap();
             cpu.registers[0] = selector.into();
             cpu.registers[2] = u64::from(STACK_0 | 4);

@@ -40,7 +40,9 @@ fn at(ring: Ring, code: &[u8], offset: u64, pages: [u64; 2]) -> (Option<Fault>, 
 }
 
 fn prepare(cpu: &mut Cpu, offset: u64, pages: [u64; 2]) {
-    cpu.ram.write_bytes(PAGES, &[FILL; 3 * 4096]);
+    cpu.platform
+        .bus_agent()
+        .write_bytes(PAGES, &[FILL; 3 * 4096]);
     for (number, rights) in (0..).zip(pages) {
         set_page(cpu, number, rights);
     }
@@ -330,7 +332,7 @@ fn the_frame_of_an_event_is_whole() {
         prepare(cpu, 0, [READ_ONLY, ALL]);
         // #UD goes to the stack of CPL 0, whose last two quadwords are in a page that is read-only.
         tables::set_gate(cpu, 6, tables::HANDLER + 6 * 16, tables::CODE_64, 0xee, 0);
-        cpu.ram.store(tables::TSS + 4, PAGES + 0x1000 + 16);
+        cpu.store(tables::TSS + 4, PAGES + 0x1000 + 16);
     });
     let fault = fault.expect("it faults");
     assert_eq!(fault.vector, vector::PAGE_FAULT);

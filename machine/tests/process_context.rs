@@ -28,20 +28,20 @@ const PRESERVE: u64 = 1 << 63;
 fn with_pcids() -> Cpu {
     let mut cpu = kernel(&[]).cpu;
     let entry = PAGE_TABLE | 7;
-    cpu.ram.store(TABLES + 0x2000 + (PAGE >> 21) * 8, entry);
+    cpu.store(TABLES + 0x2000 + (PAGE >> 21) * 8, entry);
     let pml4: u64 = cpu.ram.load(TABLES);
-    cpu.ram.store(OTHER, pml4);
-    map(&cpu, 0x11);
+    cpu.store(OTHER, pml4);
+    map(&mut cpu, 0x11);
     cpu.write_cr4(cpu.cr4 | cr4::PCIDE | cr4::PGE).unwrap();
     cpu
 }
 
 /// Makes every page from [`PAGE`] on one that holds `value`, without telling the processor.
-fn map(cpu: &Cpu, value: u8) {
+fn map(cpu: &mut Cpu, value: u8) {
     let frame = 0x60_0000 + u64::from(value) * 4096;
-    cpu.ram.store(frame, value);
+    cpu.store(frame, value);
     for number in 0..64 {
-        cpu.ram.store(PAGE_TABLE + number * 8, frame | 7);
+        cpu.store(PAGE_TABLE + number * 8, frame | 7);
     }
 }
 
@@ -156,7 +156,7 @@ fn translations_survive_what_does_not_concern_their_pcid() {
         let mut cpu = with_pcids();
         cpu.write_cr3(TABLES | 1).unwrap();
         assert_eq!(seen(&mut cpu), 0x11);
-        map(&cpu, 0x22);
+        map(&mut cpu, 0x22);
         for value in *writes {
             cpu.write_cr3(TABLES | value).unwrap();
         }
@@ -166,7 +166,7 @@ fn translations_survive_what_does_not_concern_their_pcid() {
     let mut cpu = with_pcids();
     for pcid in 1..40_u64 {
         cpu.write_cr3(TABLES | pcid | PRESERVE).unwrap();
-        map(&cpu, pcid as u8);
+        map(&mut cpu, pcid as u8);
         assert_eq!(seen_at(&mut cpu, own_page(pcid)), pcid as u8);
     }
     cpu.write_cr3(TABLES | 38 | PRESERVE).unwrap();
@@ -176,7 +176,7 @@ fn translations_survive_what_does_not_concern_their_pcid() {
     // Another paging structure under the same PCID: what is cached of the old one is not used.
     let mut cpu = with_pcids();
     assert_eq!(seen(&mut cpu), 0x11);
-    map(&cpu, 0x22);
+    map(&mut cpu, 0x22);
     cpu.write_cr3(OTHER | PRESERVE).unwrap();
     assert_eq!(seen(&mut cpu), 0x22);
 }
@@ -187,7 +187,7 @@ fn changes_of_cr4_invalidate_every_pcid() {
     for toggled in [cr4::PGE, cr4::SMEP] {
         let mut cpu = with_pcids();
         assert_eq!(seen(&mut cpu), 0x11);
-        map(&cpu, 0x22);
+        map(&mut cpu, 0x22);
         cpu.write_cr3(TABLES | 1).unwrap();
         cpu.write_cr4(cpu.cr4 ^ toggled).unwrap();
         cpu.write_cr4(cpu.cr4 ^ toggled).unwrap();
@@ -196,7 +196,7 @@ fn changes_of_cr4_invalidate_every_pcid() {
     }
     let mut cpu = with_pcids();
     assert_eq!(seen(&mut cpu), 0x11);
-    map(&cpu, 0x22);
+    map(&mut cpu, 0x22);
     cpu.write_cr4(cpu.cr4 & !cr4::PCIDE).unwrap();
     assert_eq!(seen(&mut cpu), 0x22);
 }
@@ -213,18 +213,18 @@ fn invlpg_reaches_global_pages_of_other_pcids() {
                 .unwrap()
         };
         let other = if address == PAGE {
-            cpu.ram.store(PAGE_TABLE, 0x61_1000_u64 | 0x107);
+            cpu.store(PAGE_TABLE, 0x61_1000_u64 | 0x107);
             0x40_0187
         } else {
-            cpu.ram.store(place, 0x20_0187_u64);
+            cpu.store(place, 0x20_0187_u64);
             0x40_0187_u64
         };
-        cpu.ram.store(0x61_1000, 0x11_u8);
-        cpu.ram.store(0x20_0000, 0x11_u8);
-        cpu.ram.store(0x40_0000, 0x33_u8);
+        cpu.store(0x61_1000, 0x11_u8);
+        cpu.store(0x20_0000, 0x11_u8);
+        cpu.store(0x40_0000, 0x33_u8);
         assert_eq!(read(&mut cpu), 0x11);
         cpu.write_cr3(TABLES | 1).unwrap();
-        cpu.ram.store(place, other);
+        cpu.store(place, other);
         cpu.invalidate_page(address + 0x123);
         cpu.write_cr3(TABLES | PRESERVE).unwrap();
         assert_eq!(read(&mut cpu), 0x33, "{address:x}");
@@ -235,12 +235,13 @@ fn invlpg_reaches_global_pages_of_other_pcids() {
 fn invpcid(cpu: Cpu, kind: u64, descriptor: [u64; 2]) -> (Cpu, Option<(u8, u64)>) {
     let mut processor = posthaste_machine::cpu::Processor::new(cpu);
     let cpu = &mut processor.cpu;
-    cpu.ram
+    cpu.platform
+        .bus_agent()
         .write_bytes(CODE, &[0x66, 0x0f, 0x38, 0x82, 0x07, 0x90, 0x90]);
     cpu.registers[0] = kind;
     cpu.registers[7] = DATA;
-    cpu.ram.store(DATA, descriptor[0]);
-    cpu.ram.store(DATA + 8, descriptor[1]);
+    cpu.store(DATA, descriptor[0]);
+    cpu.store(DATA + 8, descriptor[1]);
     cpu.set_rip(CODE);
     let fault = fault_of(&mut processor);
     (processor.cpu, fault)
@@ -266,7 +267,7 @@ fn invpcid_drops_what_its_type_says() {
             cpu.write_cr3(TABLES | pcid).unwrap();
             assert_eq!(seen_at(&mut cpu, own_page(pcid)), 0x11);
         }
-        map(&cpu, 0x22);
+        map(&mut cpu, 0x22);
         let (mut cpu, fault) = invpcid(cpu, kind, [pcid, own_page(pcid & 3)]);
         assert_eq!(fault, None);
         let value = |kept| if kept { 0x11 } else { 0x22 };
@@ -285,7 +286,7 @@ fn invpcid_drops_what_its_type_says() {
     // Another address than that of the page.
     let mut cpu = with_pcids();
     assert_eq!(seen(&mut cpu), 0x11);
-    map(&cpu, 0x22);
+    map(&mut cpu, 0x22);
     let (mut cpu, fault) = invpcid(cpu, 0, [0, PAGE + 0x1000]);
     assert_eq!((fault, seen(&mut cpu)), (None, 0x11));
 }

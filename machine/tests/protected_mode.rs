@@ -36,7 +36,11 @@ fn a_fault_at_cpl_3_switches_to_the_stack_of_cpl_0_and_iretq_returns() {
     let mut processor = user(&[0x0f, 0x0b]);
     set_gate(&mut processor.cpu, 6, HANDLER, CODE_64, 0x8e, 0);
     // IRETQ at the handler.
-    processor.cpu.ram.write_bytes(HANDLER, &[0x48, 0xcf]);
+    processor
+        .cpu
+        .platform
+        .bus_agent()
+        .write_bytes(HANDLER, &[0x48, 0xcf]);
     processor.cpu.system_flags |= rflags::IF;
     step(&mut processor, 1);
     let cpu = &mut processor.cpu;
@@ -204,7 +208,9 @@ fn syscall_and_sysret_change_privilege_and_back() {
     let mut processor = user(&[0x0f, 0x05]);
     let cpu = &mut processor.cpu;
     // SYSRETQ at the target.
-    cpu.ram.write_bytes(HANDLER, &[0x48, 0x0f, 0x07]);
+    cpu.platform
+        .bus_agent()
+        .write_bytes(HANDLER, &[0x48, 0x0f, 0x07]);
     cpu.msrs.lstar = HANDLER;
     cpu.msrs.star = u64::from(CODE_64) << 32 | u64::from(USER_CODE_32) << 48;
     cpu.msrs.fmask = rflags::IF;
@@ -323,7 +329,7 @@ fn segment_loads_check_selector_privilege_type_and_presence() {
 #[test]
 fn a_load_sets_the_accessed_flag_in_the_descriptor() {
     let mut processor = kernel(&[0x8e, 0xd8]);
-    processor.cpu.ram.store(GDT + u64::from(FREE), flat(0xc092));
+    processor.cpu.store(GDT + u64::from(FREE), flat(0xc092));
     processor.cpu.registers[0] = FREE.into();
     assert_eq!(fault_of(&mut processor), None);
     let descriptor: u64 = processor.cpu.ram.load(GDT + u64::from(FREE));
@@ -353,7 +359,11 @@ fn mov_ss_and_sti_hold_off_an_nmi_for_one_instruction() {
 fn an_nmi_is_blocked_until_iret() {
     let mut processor = kernel(&[0x90, 0x90, 0x90]);
     set_gate(&mut processor.cpu, 2, HANDLER, CODE_64, 0x8e, 1);
-    processor.cpu.ram.write_bytes(HANDLER, &[0x90, 0x48, 0xcf]);
+    processor
+        .cpu
+        .platform
+        .bus_agent()
+        .write_bytes(HANDLER, &[0x90, 0x48, 0xcf]);
     processor.cpu.nmi_pending.accept(1, Handling::No);
     processor.cpu.look_at_events();
     step(&mut processor, 1);
@@ -403,7 +413,8 @@ fn an_instruction_breakpoint_faults_before_the_instruction_and_rf_lets_it_run() 
     cpu.dr[0] = CODE + 1;
     cpu.write_debug_register(7, 1).expect("DR7");
     // Handler: OR DWORD [RSP+18], 10000H (RF in the image); IRETQ
-    cpu.ram
+    cpu.platform
+        .bus_agent()
         .write_bytes(HANDLER, &[0x81, 0x4c, 0x24, 0x10, 0, 0, 1, 0, 0x48, 0xcf]);
     step(&mut processor, 1);
     assert_eq!(processor.cpu.rip(), HANDLER);
@@ -430,8 +441,8 @@ fn the_io_permission_map_decides_above_iopl() {
     };
     let protection = Some((13, 0));
     assert_eq!(run(|_| {}), None);
-    assert_eq!(run(|cpu| cpu.ram.store(TSS + 104 + 16, 2_u8)), protection);
-    assert_eq!(run(|cpu| cpu.ram.store(TSS + 104 + 16, 0xfc_u8)), None);
+    assert_eq!(run(|cpu| cpu.store(TSS + 104 + 16, 2_u8)), protection);
+    assert_eq!(run(|cpu| cpu.store(TSS + 104 + 16, 0xfc_u8)), None);
     assert_eq!(run(|cpu| cpu.tr.limit = 104 + 16), protection);
     assert_eq!(run(|cpu| cpu.tr.limit = 104 + 17), None);
     let through_iopl = run(|cpu| {
@@ -452,10 +463,10 @@ fn a_call_gate_changes_privilege_and_a_far_return_comes_back() {
     let cpu = &mut processor.cpu;
     let gate =
         (HANDLER & 0xffff) | u64::from(CODE_64) << 16 | 0xec << 40 | (HANDLER & 0xffff_0000) << 32;
-    cpu.ram.store(GDT + u64::from(FREE), gate);
-    cpu.ram.store(GDT + u64::from(FREE) + 8, 0_u64);
+    cpu.store(GDT + u64::from(FREE), gate);
+    cpu.store(GDT + u64::from(FREE) + 8, 0_u64);
     // RETFQ
-    cpu.ram.write_bytes(HANDLER, &[0x48, 0xcb]);
+    cpu.platform.bus_agent().write_bytes(HANDLER, &[0x48, 0xcb]);
     step(&mut processor, 1);
     let cpu = &processor.cpu;
     assert_eq!((cpu.rip(), cpu.cpl), (HANDLER, 0));

@@ -24,7 +24,7 @@ use hostile::random::Random;
 use posthaste_machine::cpu::segment::{DescriptorTable, Segment, register, rights};
 use posthaste_machine::cpu::{Activity, Cpu, CpuModel, EndOfSlice, Engine, Processor, Stop};
 use posthaste_machine::memory::Ram;
-use posthaste_machine::platform::Platform;
+use posthaste_machine::platform::{BusAgent, Platform};
 use posthaste_machine::schedule::{Clock, Share};
 
 const SEEDS: u64 = 500;
@@ -165,7 +165,7 @@ fn entry(random: &mut Random, frame: u64, odd: u64) -> u64 {
     }
 }
 
-fn fill_tables(ram: &Ram, random: &mut Random, mode: Mode) {
+fn fill_tables(ram: BusAgent<'_>, random: &mut Random, mode: Mode) {
     let odd = random.pick(&[0, 0, 1, 10]);
     for (table, next) in [(PML4, PDPT), (PDPT, DIRECTORY), (DIRECTORY, PAGE_TABLE)] {
         ram.store(
@@ -520,14 +520,14 @@ fn run_case(
         Arc::new(CpuModel::default()),
         clock,
     );
-    fill_tables(&platform.ram, random, mode);
+    fill_tables(platform.bus_agent(), random, mode);
     let code = if random.chance(20) {
         (0..0x800).map(|_| random.next() as u8).collect()
     } else {
         opcodes.stream(random, 0x800)
     };
     for start in [CODE, CODE + 0x1000 - code.len() as u64 / 2] {
-        platform.ram.write_bytes(start, &code);
+        platform.bus_agent().write_bytes(start, &code);
     }
     fill_processor(&mut cpu, random, mode);
     let mut processor = Processor::with_engine(cpu, engine);
@@ -577,7 +577,7 @@ fn run_case(
         if cpu.activity != Activity::Active && !cpu.vmx.on {
             cpu.activity = Activity::Active;
             fill_processor(cpu, random, mode);
-            fill_tables(&platform.ram, random, mode);
+            fill_tables(platform.bus_agent(), random, mode);
             cpu.tlb.flush_all();
             cpu.set_rip(CODE + random.below(0x800));
         }

@@ -87,14 +87,14 @@ fn scramble_fields(guest: &mut Guest, random: &mut Random, fields: u64) {
         let Some(component) = Component::decode(encoding.into(), &model) else {
             continue;
         };
-        let old = component.read(guest.ram(), VMCS);
+        let old = component.read(&guest.ram(), VMCS);
         let new = match random.below(5) {
             0 => random.value(),
             1 => address(random),
             2 => random.below(256),
             _ => old ^ 1 << random.below(64),
         };
-        component.write(guest.ram(), VMCS, new);
+        component.write(&mut guest.ram(), VMCS, new);
     }
 }
 

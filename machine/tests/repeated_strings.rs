@@ -20,7 +20,7 @@ const REP_STOSB: &[u8] = &[0xf3, 0xaa];
 /// Page 1 is absent; strings in page 0 are ones, and AL is none.
 fn absent_second_page(cpu: &mut Cpu, flags: u64) {
     set_page(cpu, 1, WRITABLE | USER);
-    cpu.ram.write_bytes(PAGES, &[1; 4096]);
+    cpu.platform.bus_agent().write_bytes(PAGES, &[1; 4096]);
     cpu.registers[0] = 7;
     cpu.flags = Flags::from_rflags(flags);
 }

@@ -71,7 +71,7 @@ fn a_lock_that_is_free_for_one_instruction_is_obtained() {
     for seed in 1..=20 {
         let [first, ..] = ENGINES.map(|engine| {
             let mut processors = processors([OWNER, CONTENDER], engine);
-            let ram = processors[0].cpu.ram.clone();
+            let ram = processors[0].cpu.platform.bus_agent();
             ram.store(DATA, 1_u32);
             ram.store(DATA + 4, 1_u32);
             let outcome = run_until(&mut Deterministic::new(seed), &mut processors, LIMIT);

@@ -29,13 +29,13 @@ fn first_exception(processor: &mut Processor) -> Option<u8> {
     for number in 0..32u64 {
         let handler = HANDLERS + number * 16;
         let low = handler & 0xffff | 8 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48;
-        cpu.ram.store(TABLE + number * 16, low);
-        cpu.ram.store(TABLE + number * 16 + 8, handler >> 32);
-        cpu.ram.store(handler, 0xf4u8);
+        cpu.store(TABLE + number * 16, low);
+        cpu.store(TABLE + number * 16 + 8, handler >> 32);
+        cpu.store(handler, 0xf4u8);
     }
     // Descriptor 8: 64-bit code.
-    cpu.ram.store(DESCRIPTORS + 8, 0x00af_9b00_0000_ffffu64);
-    cpu.ram.store(DESCRIPTORS + 16, 0x00cf_9300_0000_ffffu64);
+    cpu.store(DESCRIPTORS + 8, 0x00af_9b00_0000_ffffu64);
+    cpu.store(DESCRIPTORS + 16, 0x00cf_9300_0000_ffffu64);
     cpu.gdtr.base = DESCRIPTORS;
     cpu.gdtr.limit = 0x1f;
     cpu.idtr.base = TABLE;
@@ -170,14 +170,14 @@ fn reserved_bits_of_mxcsr_are_refused() {
         let expected = refused.then_some(vector::GENERAL_PROTECTION);
         let (processor, raised) = run(LDMXCSR, |cpu| {
             data_in_rax(cpu);
-            cpu.ram.store(DATA, value);
+            cpu.store(DATA, value);
         });
         assert_eq!(raised, expected, "LDMXCSR {value:#x}");
         assert_eq!(processor.cpu.mxcsr == value, !refused);
         let (processor, raised) = run(FXRSTOR, |cpu| {
             data_in_rax(cpu);
             cpu.xmm[3] = 77;
-            cpu.ram.store(DATA + 24, value);
+            cpu.store(DATA + 24, value);
         });
         assert_eq!(raised, expected, "FXRSTOR {value:#x}");
         assert_eq!(processor.cpu.xmm[3] == 77, refused, "nothing is loaded");
@@ -191,7 +191,7 @@ fn fxsave_images() {
         let (saved, raised) = run(save, |cpu| {
             data_in_rax(cpu);
             for i in 0..64 {
-                cpu.ram.store(DATA + i * 8, u64::MAX);
+                cpu.store(DATA + i * 8, u64::MAX);
             }
             for i in 0..16 {
                 cpu.xmm[i] = 0x0101_0101 << 96 | i as u128;
@@ -228,7 +228,7 @@ fn fxsave_images() {
         ram.read_bytes(DATA, &mut image);
         let (restored, raised) = run(restore, |cpu| {
             data_in_rax(cpu);
-            cpu.ram.write_bytes(DATA, &image);
+            cpu.platform.bus_agent().write_bytes(DATA, &image);
         });
         assert_eq!(raised, None);
         let (was, is) = (&saved.cpu, &restored.cpu);

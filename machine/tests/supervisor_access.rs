@@ -20,9 +20,9 @@ const USER_ENTRY: u64 = USER_PAGE | 0xe7;
 fn isolate(processor: &mut Processor, user_entry: u64) {
     let cpu = &mut processor.cpu;
     for i in 0..512_u64 {
-        cpu.ram.store(DIRECTORY + i * 8, i << 21 | 0xe3);
+        cpu.store(DIRECTORY + i * 8, i << 21 | 0xe3);
     }
-    cpu.ram.store(DIRECTORY + (USER_PAGE >> 21) * 8, user_entry);
+    cpu.store(DIRECTORY + (USER_PAGE >> 21) * 8, user_entry);
     cpu.write_cr4(cpu.cr4 | cr4::SMAP).unwrap();
     cpu.registers[7] = USER_PAGE + 0x100;
 }
@@ -77,7 +77,9 @@ fn explicit_accesses_reach_user_pages_with_access_control_only() {
             }
             if warm {
                 set_access_control(cpu, true);
-                cpu.ram.write_bytes(CODE + 64, &[0x8a, 0x07]);
+                cpu.platform
+                    .bus_agent()
+                    .write_bytes(CODE + 64, &[0x8a, 0x07]);
                 cpu.set_rip(CODE + 64);
                 step(&mut processor, 1);
                 processor.cpu.set_rip(CODE);
@@ -96,7 +98,11 @@ fn explicit_accesses_reach_user_pages_with_access_control_only() {
     // User-mode accesses do not care.
     let mut processor = user(&[0x8a, 0x07]);
     isolate(&mut processor, USER_ENTRY);
-    processor.cpu.ram.write_bytes(USER_PAGE, &[0x8a, 0x07]);
+    processor
+        .cpu
+        .platform
+        .bus_agent()
+        .write_bytes(USER_PAGE, &[0x8a, 0x07]);
     processor.cpu.set_rip(USER_PAGE);
     assert_eq!(fault_of(&mut processor), None);
 }
@@ -120,16 +126,16 @@ fn implicit_accesses_never_reach_user_pages() {
             cpu.write_cr4(cpu.cr4 & !cr4::SMAP).unwrap();
         }
         if at_user {
-            cpu.ram.write_bytes(USER_PAGE, LOAD);
+            cpu.platform.bus_agent().write_bytes(USER_PAGE, LOAD);
             cpu.set_rip(USER_PAGE);
         }
         // The part of the GDT above 4 KBytes is on the user page; the selectors in use are not looked up.
         let table = USER_PAGE - 0x1000;
         for at in (0..0x68).step_by(8) {
             let entry: u64 = cpu.ram.load(GDT + at);
-            cpu.ram.store(table + at, entry);
+            cpu.store(table + at, entry);
         }
-        cpu.ram.store(table + 0x1008, flat(0xc0f3));
+        cpu.store(table + 0x1008, flat(0xc0f3));
         cpu.gdtr.base = table;
         cpu.gdtr.limit = 0x1fff;
         cpu.registers[0] = 0x100b;
@@ -145,9 +151,9 @@ fn frames_of_events_follow_access_control() {
         let mut processor = user(&[]);
         isolate(&mut processor, USER_ENTRY);
         let cpu = &mut processor.cpu;
-        cpu.ram.write_bytes(USER_PAGE, &[0xcc]);
+        cpu.platform.bus_agent().write_bytes(USER_PAGE, &[0xcc]);
         cpu.set_rip(USER_PAGE);
-        cpu.ram.store(TSS + 4, USER_PAGE + 0x1000);
+        cpu.store(TSS + 4, USER_PAGE + 0x1000);
         set_gate(cpu, 3, HANDLER + 3 * 16, CODE_64, 0xee, 0);
         set_gate(cpu, 14, HANDLER + 14 * 16, CODE_64, 0x8e, 1);
         set_access_control(cpu, access_control);
@@ -166,7 +172,8 @@ fn fetches_from_user_pages_need_no_access_control() {
     isolate(&mut processor, USER_ENTRY);
     let cpu = &mut processor.cpu;
     // nop; mov al, [rip]
-    cpu.ram
+    cpu.platform
+        .bus_agent()
         .write_bytes(USER_PAGE, &[0x90, 0x8a, 0x05, 0, 0, 0, 0]);
     cpu.set_rip(USER_PAGE);
     assert_eq!(fault_of(&mut processor), None);
@@ -214,10 +221,10 @@ fn execution_is_prevented_where_a_read_is_cached() {
     cpu.efer = 0;
     cpu.cr4 = cr4::PSE | cr4::SMEP;
     cpu.cr3 = 0x70_0000;
-    cpu.ram.store(0x70_0004, USER_ENTRY as u32);
+    cpu.store(0x70_0004, USER_ENTRY as u32);
     // A directory entry of a 4-KByte page.
-    cpu.ram.store(0x70_0008, 0x70_1007_u32);
-    cpu.ram.store(0x70_1000, USER_ENTRY as u32 & !0x80);
+    cpu.store(0x70_0008, 0x70_1007_u32);
+    cpu.store(0x70_1000, USER_ENTRY as u32 & !0x80);
     cpu.cr0 |= cr0::PG;
     cpu.tlb.flush();
     assert_eq!(cpu.efer & efer::LMA, 0);

@@ -375,7 +375,6 @@ fn emulation_after_a_fault_of_the_same_instruction() {
 /// Runs `code` once more from the start; the guest has left with HLT or by an APIC exit before.
 fn again(guest: &mut Guest, code: &[u8], launched: &mut bool) -> (u32, u64) {
     guest.store(GUEST_CODE, code);
-    guest.cpu().note_code_write(GUEST_CODE);
     guest.set(vmcs::GUEST_RIP, GUEST_CODE);
     guest.set(vmcs::GUEST_ACTIVITY_STATE, 0);
     if *launched {

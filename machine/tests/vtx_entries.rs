@@ -161,7 +161,7 @@ fn reason_offset(guest: &Guest) -> u64 {
     use posthaste_machine::vtx::vmcs::Field;
     let scratch = PAGES + 0x1f_f000;
     guest.store(scratch, &[0; 4096]);
-    vmcs::EXIT_REASON.set(guest.ram(), scratch, 0xffff_ffff);
+    vmcs::EXIT_REASON.set(&mut guest.ram(), scratch, 0xffff_ffff);
     let found = (64..4096)
         .step_by(8)
         .find(|at| guest.ram().load::<u64>(scratch + at) != 0);

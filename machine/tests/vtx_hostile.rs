@@ -66,8 +66,8 @@ fn random_vmcs_contents_and_guest_code() {
             let (encoding, _) = vmcs::FIELDS[choice];
             let model = guest.cpu().model.clone();
             if let Some(component) = Component::decode(encoding.into(), &model) {
-                let value = random.value(component.read(guest.ram(), VMCS));
-                component.write(guest.ram(), VMCS, value);
+                let value = random.value(component.read(&guest.ram(), VMCS));
+                component.write(&mut guest.ram(), VMCS, value);
             }
         }
         // What the guest's controls point to.

@@ -38,7 +38,6 @@ enum End {
 fn execute(guest: &mut Guest, code: &[u8]) -> End {
     guest.cpu().flags = posthaste_machine::cpu::flags::Flags::from_rflags(0x8d5);
     guest.store(HOST_CODE, code);
-    guest.cpu().note_code_write(HOST_CODE);
     guest.cpu().set_rip(HOST_CODE);
     guest.cpu().look_at_events();
     guest.run(1);

@@ -297,7 +297,6 @@ fn the_preemption_timer_expires() {
     // An earlier exit saves what is left.
     guest.set(vmcs::PREEMPTION_TIMER_VALUE, 100);
     guest.store(GUEST_CODE, &[0x90, 0x90, 0x0f, 0xa2]);
-    guest.cpu().note_code_write(GUEST_CODE);
     guest.resume(10);
     guest.expect_exit(R::Cpuid);
     assert!((97..=98).contains(&guest.get(vmcs::PREEMPTION_TIMER_VALUE)));

@@ -151,7 +151,6 @@ fn in_root_operation_a_notification_is_an_interrupt_like_any_other() {
     assert_eq!(guest.descriptor_control(0) & 1, 1);
     // The VMM did not take it (IF = 0): the next VM entry is followed by its processing.
     guest.store(GUEST_CODE, &[NOP; 8]);
-    guest.cpu().note_code_write(GUEST_CODE);
     guest.with_interrupts_enabled();
     guest.resume(3);
     guest.expect_no_exit();

@@ -34,8 +34,8 @@ fn shadowed(code: &[u8]) -> Guest {
     guest.set(vmcs::VMWRITE_BITMAP, VMWRITE_BITMAP);
     guest.set(vmcs::VMCS_LINK_POINTER, SHADOW_VMCS);
     guest.ram().store(SHADOW_VMCS, REVISION | SHADOW);
-    FIELD.set(guest.ram(), SHADOW_VMCS, 0x1122_3344_5566);
-    FIELD_64.set(guest.ram(), SHADOW_VMCS, 0xaabb_ccdd_0000_1111);
+    FIELD.set(&mut guest.ram(), SHADOW_VMCS, 0x1122_3344_5566);
+    FIELD_64.set(&mut guest.ram(), SHADOW_VMCS, 0xaabb_ccdd_0000_1111);
     guest.cpu().registers[0] = 0x7777_8888_9999;
     guest.cpu().registers[1] = FIELD.0.into();
     guest.cpu().registers[7] = OPERAND;
@@ -76,7 +76,7 @@ fn accesses_go_to_the_shadow_vmcs() {
         let own = guest.get(FIELD);
         guest.launch(10);
         guest.expect_exit(R::Hlt);
-        assert_eq!(FIELD.get(guest.ram(), SHADOW_VMCS), 0x7777_8888_9999);
+        assert_eq!(FIELD.get(&guest.ram(), SHADOW_VMCS), 0x7777_8888_9999);
         assert_eq!(guest.get(FIELD), own, "the current VMCS is another");
         assert_eq!(guest.get(vmcs::GUEST_RFLAGS) & 0x8d5, 0);
     }
@@ -183,7 +183,7 @@ fn shadowed_accesses_fail_and_fault() {
         // The number is in the current VMCS, not in the shadow.
         let number = guest.get(vmcs::INSTRUCTION_ERROR);
         assert_eq!(number, error::UNSUPPORTED_COMPONENT);
-        let shadow = vmcs::INSTRUCTION_ERROR.get(guest.ram(), SHADOW_VMCS);
+        let shadow = vmcs::INSTRUCTION_ERROR.get(&guest.ram(), SHADOW_VMCS);
         assert_eq!(shadow, 0);
         // CPL 3: #GP(0), after the exit that the bitmap asks for.
         for (exits, expected) in [(false, R::ExceptionOrNmi), (true, R::Vmread)] {
@@ -216,7 +216,7 @@ fn a_shadow_vmcs_can_be_current_and_not_entered() {
     assert_eq!(guest.cpu().registers[0], 0x1122_3344_5566);
     guest.cpu().registers[0] = 5;
     guest.run_root(VMWRITE);
-    assert_eq!(FIELD.get(guest.ram(), SHADOW_VMCS), 5);
+    assert_eq!(FIELD.get(&guest.ram(), SHADOW_VMCS), 5);
     for entry in [[0x0f, 0x01, 0xc2], [0x0f, 0x01, 0xc3]] {
         guest.run_root(&entry);
         assert!(!guest.cpu().vmx.non_root);

@@ -143,7 +143,6 @@ fn x2apic_reads_come_from_the_page() {
 /// Runs `code` from the start and expects HLT; then RAX and RDX.
 fn value_read(guest: &mut Guest, msr: u32, launched: &mut bool) -> u64 {
     guest.store(GUEST_CODE, &read_msr(msr));
-    guest.cpu().note_code_write(GUEST_CODE);
     guest.set(vmcs::GUEST_RIP, GUEST_CODE);
     if *launched {
         guest.resume(10);

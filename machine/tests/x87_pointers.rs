@@ -16,9 +16,9 @@ fn pointers(code: &[u8]) -> (bool, u16, u64, u64) {
     let code = [&[0xdb, 0xe3, 0xd9, 0x2b], code, &[0x9b]].concat();
     let (fault, processor) = run(Ring::Three, &code, |cpu| {
         cpu.registers[3] = PAGES;
-        cpu.ram.store(PAGES, 0x340_u16);
+        cpu.store(PAGES, 0x340_u16);
         // A signaling NaN.
-        cpu.ram.store(PAGES + 8, 0x7f80_0001_u32);
+        cpu.store(PAGES + 8, 0x7f80_0001_u32);
     });
     let x87 = &processor.cpu.x87;
     let raised = fault.is_some_and(|fault| fault.vector == vector::X87_FLOATING_POINT);

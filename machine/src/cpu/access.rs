@@ -1,7 +1,5 @@
 //! Memory operands: effective address, segment, translation, and the access itself.
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-
 use arch::{
     control_register::{cr4, rflags},
     exception as vector,
@@ -15,7 +13,7 @@ use super::{
     segment::{register, rights},
     tlb::{Access, Privilege},
 };
-use crate::memory::{Ram, Word};
+use crate::memory::{Atomic, Word};
 
 impl Cpu {
     /// On whose behalf the current instruction accesses memory.
@@ -132,10 +130,7 @@ impl Cpu {
     #[inline(always)]
     pub fn write_at<T: Word>(&mut self, segment: u8, offset: u64, value: T) -> Result<(), Raised> {
         let linear = self.linear(segment, offset, T::SIZE, Access::Write)?;
-        match self
-            .tlb
-            .lookup::<T>(linear, Access::Write, self.privilege())
-        {
+        match self.tlb.lookup_write(linear, self.privilege()) {
             Some(place) => {
                 self.ram.store(place, value);
                 Ok(())
@@ -177,7 +172,7 @@ impl Cpu {
         value: T,
     ) -> Result<(), Raised> {
         let linear = self.truncate_linear(linear);
-        match self.tlb.lookup::<T>(linear, Access::Write, privilege) {
+        match self.tlb.lookup_write(linear, privilege) {
             Some(place) => {
                 self.ram.store(place, value);
                 Ok(())
@@ -294,25 +289,13 @@ impl Cpu {
     fn write_place<T: Word>(&mut self, place: Place, linear: u64, value: T) -> Result<(), Raised> {
         match place {
             Place::Ram(offset) => {
-                self.ram.store(offset, value);
-                self.note_code_write(offset);
+                self.store(offset, value);
                 Ok(())
             }
             Place::Device(physical) => self.device_write(physical, value),
             Place::ApicAccess(offset) => {
                 crate::vtx::apic_access_write(self, offset, T::SIZE, value.to_u64(), linear)
             }
-        }
-    }
-
-    /// Drops decoded instructions of the frame that was just written, everywhere.
-    pub fn note_code_write(&mut self, offset: u64) {
-        let frame = offset & !0xfff;
-        if self.platform.code_map.clear(frame) {
-            self.stale_code.push(frame);
-            self.look_at_events();
-            self.platform
-                .tell_others(self.index, crate::platform::Notice::StaleCode(frame));
         }
     }
 
@@ -342,16 +325,13 @@ impl Cpu {
         mut change: impl FnMut(T) -> T,
     ) -> Result<T, Raised> {
         let linear = self.linear(segment, offset, T::SIZE, Access::Write)?;
-        match self
-            .tlb
-            .lookup::<T>(linear, Access::Write, self.privilege())
-        {
+        match self.tlb.lookup_write(linear, self.privilege()) {
             Some(place) if !locked => {
-                let old: T = self.ram.load(place);
+                let old: T = self.ram.load(place.offset());
                 self.ram.store(place, change(old));
                 Ok(old)
             }
-            Some(place) => Ok(T::atomic_update(&self.ram, place, change)),
+            Some(place) => Ok(T::update(&self.ram, place, change)),
             None => self.read_modify_write_slow(linear, segment, change),
         }
     }
@@ -372,9 +352,7 @@ impl Cpu {
             self.check_alignment(linear, T::SIZE, self.privilege())?;
             self.note_data_access(linear, T::SIZE, Access::Write);
             if let Place::Ram(offset) = place {
-                let old = T::atomic_update(&self.ram, offset, change);
-                self.note_code_write(offset);
-                return Ok(old);
+                return Ok(self.update(offset, change));
             }
             let old = self.read_place(place, linear)?;
             self.write_place(place, linear, change(old))?;
@@ -439,63 +417,5 @@ impl Cpu {
             crate::vtx::ept::note_read(self);
         }
         place
-    }
-}
-
-/// A word that can be updated atomically in RAM.
-pub trait Atomic: Word {
-    /// Replaces the word at a RAM offset by `change` of it as one atomic step where it is naturally
-    /// aligned, and gives the old value. A misaligned word (a split lock inside a page) is updated
-    /// in two steps.
-    fn atomic_update(ram: &Ram, offset: u64, change: impl FnMut(Self) -> Self) -> Self;
-}
-
-macro_rules! atomic {
-    ($($word:ty, $atomic:ty, $get:ident;)*) => {$(
-        impl Atomic for $word {
-            #[inline]
-            fn atomic_update(ram: &Ram, offset: u64, mut change: impl FnMut(Self) -> Self) -> Self {
-                let Some(cell): Option<&$atomic> = ram.$get(offset) else {
-                    let old = ram.load::<$word>(offset);
-                    ram.store(offset, change(old));
-                    return old;
-                };
-                let mut old = cell.load(Ordering::Relaxed);
-                loop {
-                    match cell.compare_exchange_weak(
-                        old,
-                        change(old),
-                        Ordering::SeqCst,
-                        Ordering::Relaxed,
-                    ) {
-                        Ok(found) => return found,
-                        Err(found) => old = found,
-                    }
-                }
-            }
-        }
-    )*};
-}
-
-atomic! {
-    u8, AtomicU8, atomic_u8;
-    u16, AtomicU16, atomic_u16;
-    u32, AtomicU32, atomic_u32;
-    u64, AtomicU64, atomic_u64;
-}
-
-impl Atomic for u128 {
-    /// The host's own 16-byte compare-exchange where it has one.
-    #[inline]
-    fn atomic_update(ram: &Ram, offset: u64, mut change: impl FnMut(Self) -> Self) -> Self {
-        let mut old = ram.load::<u128>(offset);
-        loop {
-            // `old` may be torn; then the exchange fails and says what is there.
-            let found = ram.compare_exchange_16(offset, old, change(old));
-            if found == old {
-                return old;
-            }
-            old = found;
-        }
     }
 }

@@ -631,14 +631,4 @@ impl Cpu {
             Place::ApicAccess(offset) => crate::vtx::apic_access_fetch(self, offset, linear),
         }
     }
-
-    /// Marks a RAM frame as one of which decoded instructions are kept, so that writes to it are
-    /// noticed on every processor.
-    fn keep_code_of(&mut self, frame: u64) {
-        if self.platform.code_map.set(frame) {
-            self.tlb.forbid_writes(frame);
-            self.platform
-                .tell_others(self.index, crate::platform::Notice::KeptCode(frame));
-        }
-    }
 }

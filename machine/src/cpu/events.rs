@@ -109,13 +109,7 @@ impl Cpu {
         let taken = self.inbox.mailbox.take();
         for notice in platform.take_notices(self.index) {
             match notice {
-                Notice::StaleCode(frame) => self.stale_code.push(frame),
-                Notice::KeptCode(frame) => {
-                    if self.tlb.forbid_writes(frame) {
-                        // It may have been written since it was read.
-                        self.note_code_write(frame);
-                    }
-                }
+                Notice::Code(notice) => self.told(notice),
                 Notice::Mark(number) => {
                     let snapshot = self.snapshot();
                     platform.fill_mark(number, self.index, snapshot);

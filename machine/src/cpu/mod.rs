@@ -25,6 +25,7 @@ pub mod op;
 pub mod paging;
 pub mod process_context;
 pub mod raise;
+mod ram_writes;
 pub mod register;
 pub mod run;
 mod stack;

@@ -5,10 +5,10 @@ use arch::exception::page_fault as error;
 
 use super::{
     Cpu,
-    access::Atomic,
     raise::Raised,
-    tlb::{Access, Permitted, Privilege},
+    tlb::{Access, Cached, Permitted, Privilege},
 };
+use crate::memory::Atomic;
 use crate::vtx::{self, GuestPhysicalAccess, LinearMode};
 
 const PRESENT: u64 = 1 << 0;
@@ -93,16 +93,18 @@ impl Cpu {
         }
         let frame = offset & !0xfff;
         let cached = !self.looks_at_accesses(linear, privilege);
+        let write = if cached && page.rights.write && host.write {
+            self.frames.right(frame, &self.platform.code_map)
+        } else {
+            None
+        };
         self.tlb.note_page_size(linear, page.offset);
         self.tlb.insert(
             linear,
             frame,
-            Permitted {
+            Cached {
                 read: cached && page.rights.read && host.read,
-                write: cached
-                    && page.rights.write
-                    && host.write
-                    && !self.platform.code_map.contains(frame),
+                write,
                 execute: page.rights.execute && host.execute,
             },
             privilege,
@@ -363,8 +365,7 @@ impl Cpu {
             GuestPhysicalAccess::PagingStructure { linear },
         )?;
         if let Some(offset) = self.ram.offset(host.physical) {
-            E::atomic_update(&self.ram, offset, |old| E::from_u64(old.to_u64() | bits));
-            self.note_code_write(offset);
+            self.update(offset, |old: E| E::from_u64(old.to_u64() | bits));
         }
         Ok(())
     }

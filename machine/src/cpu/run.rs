@@ -150,6 +150,7 @@ impl Processor {
         let stop = self.cpu.process_events();
         while let Some(frame) = self.cpu.stale_code.pop() {
             self.blocks.drop_frame(frame, &mut self.cpu.tlb);
+            self.cpu.frames.dropped(frame);
         }
         self.cpu.refresh_alignment_check();
         self.cpu.stepwise = self.cpu.needs_steps();

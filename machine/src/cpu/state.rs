@@ -24,7 +24,7 @@ use super::{
     x87::X87,
 };
 use crate::{
-    memory::Ram,
+    memory::{Frames, Ram},
     platform::{Inbox, Platform},
     schedule::Clock,
     trace::{Counters, Event, Snapshot, Trace},
@@ -180,8 +180,10 @@ pub struct Cpu {
     pub tlb: Tlb,
     /// Contexts of the translations of other process-context identifiers.
     pub process_contexts: ProcessContexts,
-    /// RAM, for direct access.
+    /// RAM, to read.
     pub ram: Ram,
+    /// To which frames of it the processor may write by itself.
+    pub(crate) frames: Frames,
     /// What translated code needs to know.
     pub(super) translated: Context,
 
@@ -293,6 +295,7 @@ impl Cpu {
             tlb: Tlb::new(platform.ram.size()),
             process_contexts: ProcessContexts::default(),
             ram: platform.ram.clone(),
+            frames: Frames::new(platform.ram.size()),
             translated: Context::default(),
             ldtr: Segment::unusable(0),
             tr: Segment::unusable(0),

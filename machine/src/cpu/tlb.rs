@@ -4,7 +4,7 @@
 //! address with the current *context* in its low 12 bits; invalidating everything that the
 //! processor may still use is taking a fresh context number.
 
-use crate::memory::Word;
+use crate::memory::{Word, Writable, WriteRight};
 
 const ENTRIES: usize = 4096;
 /// Bits that remember from which pages code was fetched.
@@ -182,8 +182,15 @@ impl Tlb {
         }
     }
 
+    /// Where `T` at `linear` may be written, if a write is cached and stays inside the page.
+    #[inline(always)]
+    pub fn lookup_write<T: Word>(&self, linear: u64, privilege: Privilege) -> Option<Writable<T>> {
+        self.lookup::<T>(linear, Access::Write, privilege)
+            .map(Writable::cached)
+    }
+
     /// Caches that `linear`'s page is the RAM frame at `frame` for the accesses in `permitted`.
-    pub fn insert(&mut self, linear: u64, frame: u64, permitted: Permitted, privilege: Privilege) {
+    pub fn insert(&mut self, linear: u64, frame: u64, permitted: Cached, privilege: Privilege) {
         if frame >= self.ram_size {
             return;
         }
@@ -203,7 +210,7 @@ impl Tlb {
             } else {
                 keep(entry.read)
             },
-            write: if permitted.write {
+            write: if permitted.write.is_some() {
                 tag
             } else {
                 keep(entry.write)
@@ -296,21 +303,17 @@ impl Tlb {
         self.invalidate_fetches();
     }
 
-    /// Drops the right to write directly to the RAM frame at `frame`, or to any frame, because
-    /// decoded instructions are kept of it. True if there was such a right.
-    pub fn forbid_writes(&mut self, frame: u64) -> bool {
-        let mut found = false;
+    /// Permits no write to the RAM frame at `frame` any more, in any context.
+    pub fn forbid_writes(&mut self, frame: u64) {
         for array in &mut self.entries {
             for entry in array.iter_mut() {
                 if entry.write != INVALID
                     && (entry.write & !0xfff).wrapping_add(entry.distance) == frame
                 {
                     entry.write = INVALID;
-                    found = true;
                 }
             }
         }
-        found
     }
 
     /// The current context, to come back to with [`resume`](Self::resume).
@@ -335,6 +338,17 @@ impl Tlb {
 
 /// The accesses that a cached translation serves.
 #[derive(Clone, Copy, Debug)]
+pub struct Cached {
+    /// Reads.
+    pub read: bool,
+    /// Writes: the processor has the right to write to the frame.
+    pub write: Option<WriteRight>,
+    /// Instruction fetches.
+    pub execute: bool,
+}
+
+/// The accesses that the paging structures permit.
+#[derive(Clone, Copy, Debug)]
 pub struct Permitted {
     /// Reads.
     pub read: bool,
@@ -348,9 +362,9 @@ pub struct Permitted {
 mod tests {
     use super::*;
 
-    const ALL: Permitted = Permitted {
+    const ALL: Cached = Cached {
         read: true,
-        write: true,
+        write: None,
         execute: true,
     };
 

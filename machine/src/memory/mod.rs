@@ -1,10 +1,16 @@
 //! The guest-physical address space.
 
+mod atomic;
 mod code_map;
+mod frames;
+mod gate;
 mod ram;
 mod word;
 
-pub use code_map::CodeMap;
+pub use atomic::Atomic;
+pub use code_map::{CodeMap, SharedBits};
+pub use frames::{CodeNotice, Consequences, Frames, WriteRight};
+pub use gate::{Writable, WritableBytes, WriteRam};
 pub use ram::{Ram, RamError};
 pub use word::Word;
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use memmap2::MmapRaw;
 
-use super::{HOLE_END, HOLE_START, Word};
+use super::{HOLE_END, HOLE_START, Word, Writable, WritableBytes};
 
 /// The most bytes that a machine can have, the width of its physical addresses.
 const LARGEST: u64 = 1 << 46;
@@ -127,10 +127,10 @@ impl Ram {
         }
     }
 
-    /// Writes a word at a RAM offset; writes beyond the end are dropped.
+    /// Writes a word; beyond the end of RAM it is dropped.
     #[inline(always)]
-    pub fn store<T: Word>(&self, offset: u64, value: T) {
-        if let Some(pointer) = self.pointer::<Unaligned<T>>(offset) {
+    pub fn store<T: Word>(&self, place: Writable<T>, value: T) {
+        if let Some(pointer) = self.pointer::<Unaligned<T>>(place.offset()) {
             // SAFETY: as in `load`; the mapping is writable.
             unsafe { pointer.write_volatile(Unaligned(value)) }
         }
@@ -158,26 +158,35 @@ impl Ram {
         }
     }
 
-    /// Copies `bytes` into RAM; bytes beyond the end of RAM are dropped.
-    pub fn write_bytes(&self, offset: u64, bytes: &[u8]) {
-        let mut position = offset;
+    /// Copies as many of `bytes` as fit; bytes beyond the end of RAM are dropped.
+    pub fn write_bytes(&self, to: WritableBytes, bytes: &[u8]) {
+        let bytes = &bytes[..bytes.len().min(to.length() as usize)];
+        let mut position = to.offset();
         let mut chunks = bytes.chunks_exact(8);
         for chunk in &mut chunks {
             let mut word = [0; 8];
             word.copy_from_slice(chunk);
-            self.store(position, u64::from_le_bytes(word));
+            self.store(Writable::at(position), u64::from_le_bytes(word));
             position = position.wrapping_add(8);
         }
         for byte in chunks.remainder() {
-            self.store(position, *byte);
+            self.store(Writable::at(position), *byte);
             position = position.wrapping_add(1);
         }
     }
 
-    /// Moves `length` bytes from one RAM offset to another as if by ascending byte moves of a
-    /// forward string instruction. Overlap in which the source is below the destination is left to
-    /// the caller, who must move it bytewise.
-    pub fn copy(&self, from: u64, to: u64, length: u64) {
+    /// Writes `value` again and again, as often as it fits.
+    pub fn repeat<T: Word>(&self, to: WritableBytes, value: T) {
+        for i in 0..to.length() / T::SIZE as u64 {
+            self.store(Writable::at(to.offset() + i * T::SIZE as u64), value);
+        }
+    }
+
+    /// Moves the bytes from one RAM offset to another as if by ascending byte moves of a forward string
+    /// instruction. Overlap in which the source is below the destination is left to the caller, who must
+    /// move it bytewise.
+    pub fn copy(&self, from: u64, to: WritableBytes) {
+        let (to, length) = (to.offset(), to.length());
         if from.checked_add(length).is_none_or(|end| end > self.size)
             || to.checked_add(length).is_none_or(|end| end > self.size)
         {
@@ -194,12 +203,13 @@ impl Ram {
         }
     }
 
-    /// Replaces the 16 bytes at a RAM offset by `new` if they are `current`; gives what was there.
-    /// It is one atomic step if the offset is a multiple of 16 and the host has CMPXCHG16B; where
+    /// Replaces 16 bytes by `new` if they are `current`; gives what was there.
+    /// It is one atomic step if its offset is a multiple of 16 and the host has CMPXCHG16B; where
     /// it has not, only with respect to itself, under a lock. Beyond the end of RAM it gives
     /// `current` and does nothing.
-    pub fn compare_exchange_16(&self, offset: u64, current: u128, new: u128) -> u128 {
+    pub fn compare_exchange_16(&self, place: Writable<u128>, current: u128, new: u128) -> u128 {
         static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let offset = place.offset();
         let Some(pointer) = self.pointer::<u128>(offset) else {
             return current;
         };
@@ -233,13 +243,14 @@ impl Ram {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let found = self.load::<u128>(offset);
         if found == current {
-            self.store(offset, new);
+            self.store(place, new);
         }
         found
     }
 
-    /// Sets `length` bytes to `value`.
-    pub fn fill(&self, to: u64, length: u64, value: u8) {
+    /// Sets the bytes to `value`.
+    pub fn fill(&self, to: WritableBytes, value: u8) {
+        let (to, length) = (to.offset(), to.length());
         if to.checked_add(length).is_none_or(|end| end > self.size) {
             return;
         }
@@ -252,9 +263,10 @@ macro_rules! atomic {
     ($($name:ident: $atomic:ty;)*) => {
         impl Ram {
             $(
-                /// The word at a RAM offset as an atomic, if it is naturally aligned and inside RAM.
+                /// A word as an atomic, if it is naturally aligned and inside RAM.
                 #[inline]
-                pub fn $name(&self, offset: u64) -> Option<&$atomic> {
+                pub fn $name<T>(&self, place: Writable<T>) -> Option<&$atomic> {
+                    let offset = place.offset();
                     if !offset.is_multiple_of(size_of::<$atomic>() as u64) {
                         return None;
                     }
@@ -282,7 +294,7 @@ mod tests {
     #[test]
     fn words_are_little_endian_and_unaligned() {
         let ram = Ram::new(1 << 20).unwrap();
-        ram.store(3, 0x1122_3344_5566_7788_u64);
+        ram.store(Writable::at(3), 0x1122_3344_5566_7788_u64);
         assert_eq!(ram.load::<u8>(3), 0x88);
         assert_eq!(ram.load::<u32>(5), 0x3344_5566);
     }
@@ -291,11 +303,11 @@ mod tests {
     fn nothing_is_reached_beyond_the_end() {
         let ram = Ram::new(1 << 20).unwrap();
         for offset in [(1 << 20) - 7, 1 << 20, u64::MAX] {
-            ram.store(offset, u64::MAX);
+            ram.store(Writable::at(offset), u64::MAX);
             assert_eq!(ram.load::<u64>(offset), 0);
         }
-        assert!(ram.atomic_u64((1 << 20) - 4).is_none());
-        assert!(ram.atomic_u64(4).is_none());
+        assert!(ram.atomic_u64(Writable::<u64>::at((1 << 20) - 4)).is_none());
+        assert!(ram.atomic_u64(Writable::<u64>::at(4)).is_none());
     }
 
     #[test]

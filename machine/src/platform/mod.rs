@@ -1,6 +1,7 @@
 //! Everything that the processors of a machine share.
 
 mod bus;
+mod bus_agent;
 mod console_input;
 mod interrupts;
 mod outcome;
@@ -15,22 +16,21 @@ use apic::routing::Identity;
 use devices::debug_port::PhaseMark;
 use devices::pc::Pc;
 
+pub use bus_agent::BusAgent;
 use console_input::ConsoleInput;
 pub use console_input::Waited;
 pub use interrupts::Sent;
 pub use outcome::Outcome;
 
 use self::test_memory::TestMemory;
-use crate::memory::{CodeMap, Ram};
+use crate::memory::{CodeMap, CodeNotice, Ram};
 use crate::trace::{Snapshot, Unimplemented};
 
 /// What one processor must tell the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
-    /// The RAM frame was written: decoded instructions of it are stale.
-    StaleCode(u64),
-    /// Decoded instructions of the RAM frame are kept from now on: direct writes must end.
-    KeptCode(u64),
+    /// A RAM frame was written, or decoded instructions of it are kept.
+    Code(CodeNotice),
     /// A phase mark was made: put your counters into it.
     Mark(usize),
     /// S3 begins.
@@ -280,8 +280,8 @@ mod tests {
     fn an_inbox_that_nobody_empties_stays_small() {
         let mut notices = Vec::new();
         for i in 0..1_000_000 {
-            add_notice(&mut notices, Notice::StaleCode(i % 10 * 4096));
-            add_notice(&mut notices, Notice::KeptCode(i % 10 * 4096));
+            add_notice(&mut notices, Notice::Code(CodeNotice::Stale(i % 10 * 4096)));
+            add_notice(&mut notices, Notice::Code(CodeNotice::Kept(i % 10 * 4096)));
         }
         assert!(notices.len() <= 2 * MANY_NOTICES, "{}", notices.len());
         notices.sort_unstable();

@@ -12,24 +12,21 @@ use crate::{
         Activity, Cpu, Inhibit,
         raise::{Exception, Source},
     },
-    memory::Ram,
     trace::Event,
 };
 
 /// The virtual-APIC page (SDM 30.1.1 Virtualized APIC registers), in RAM.
 pub struct VirtualApicPage<'a> {
-    ram: &'a Ram,
+    cpu: &'a mut Cpu,
     /// RAM offset; `None` where the virtual-APIC address has no RAM: reads are ones, writes lost.
     page: Option<u64>,
 }
 
 impl Cpu {
     /// The virtual-APIC page of the VMCS in force.
-    pub(super) fn virtual_apic_page(&self) -> VirtualApicPage<'_> {
-        VirtualApicPage {
-            ram: &self.ram,
-            page: self.ram.offset(self.vmx.guest.controls.virtual_apic),
-        }
+    pub(super) fn virtual_apic_page(&mut self) -> VirtualApicPage<'_> {
+        let page = self.ram.offset(self.vmx.guest.controls.virtual_apic);
+        VirtualApicPage { cpu: self, page }
     }
 }
 
@@ -40,12 +37,12 @@ impl VirtualApicPage<'_> {
             return u64::MAX >> (64 - 8 * size.clamp(1, 8));
         };
         match size {
-            1 => u64::from(self.ram.load::<u8>(page + offset)),
-            2 => u64::from(self.ram.load::<u16>(page + offset)),
-            4 => u64::from(self.ram.load::<u32>(page + offset)),
-            8 => self.ram.load(page + offset),
+            1 => u64::from(self.cpu.ram.load::<u8>(page + offset)),
+            2 => u64::from(self.cpu.ram.load::<u16>(page + offset)),
+            4 => u64::from(self.cpu.ram.load::<u32>(page + offset)),
+            8 => self.cpu.ram.load(page + offset),
             _ => (0..size.min(8)).fold(0, |value, i| {
-                value | u64::from(self.ram.load::<u8>(page + offset + i as u64)) << (8 * i)
+                value | u64::from(self.cpu.ram.load::<u8>(page + offset + i as u64)) << (8 * i)
             }),
         }
     }
@@ -56,13 +53,13 @@ impl VirtualApicPage<'_> {
             return;
         };
         match size {
-            1 => self.ram.store(page + offset, value as u8),
-            2 => self.ram.store(page + offset, value as u16),
-            4 => self.ram.store(page + offset, value as u32),
-            8 => self.ram.store(page + offset, value),
+            1 => self.cpu.store(page + offset, value as u8),
+            2 => self.cpu.store(page + offset, value as u16),
+            4 => self.cpu.store(page + offset, value as u32),
+            8 => self.cpu.store(page + offset, value),
             _ => {
                 for (i, byte) in (0..).zip(value.to_le_bytes()).take(size.min(8)) {
-                    self.ram.store(page + offset + i, byte);
+                    self.cpu.store(page + offset + i, byte);
                 }
             }
         }

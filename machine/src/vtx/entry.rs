@@ -68,7 +68,7 @@ pub fn enter(cpu: &mut Cpu) -> Result<(), u32> {
         );
         return Ok(());
     }
-    set_launch_state(&cpu.ram, region, LaunchState::Launched);
+    set_launch_state(cpu, region, LaunchState::Launched);
     let guest = Guest::of_current(cpu, controls);
     cpu.vmx.enter(guest);
     vpid::enter(cpu);

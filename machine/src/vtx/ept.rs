@@ -1,7 +1,5 @@
 //! Extended page tables (SDM 28.3 The extended page-table mechanism).
 
-use std::sync::atomic::Ordering;
-
 use arch::exit::ExitReason;
 
 use super::{
@@ -288,9 +286,7 @@ fn mark(cpu: &mut Cpu, guest_physical: u64, places: &[u64], write: bool) -> Resu
     }
     modification_log::require_room(cpu)?;
     for (i, place) in places.iter().enumerate() {
-        if let Some(entry) = cpu.ram.atomic_u64(*place) {
-            old = entry.fetch_or(wanted(i), Ordering::SeqCst);
-        }
+        old = cpu.update(*place, |entry| entry | wanted(i));
     }
     if write && old & DIRTY == 0 {
         modification_log::record(cpu, guest_physical);

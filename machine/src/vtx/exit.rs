@@ -258,7 +258,7 @@ fn save_guest_state(cpu: &mut Cpu, exit: &VmExit) {
 }
 
 fn save_segment(
-    cpu: &Cpu,
+    cpu: &mut Cpu,
     segment: Segment,
     selector: Field16,
     base: FieldNatural,
@@ -317,7 +317,8 @@ fn load_host(cpu: &mut Cpu, controls: &Controls) {
 
 /// SDM 27.7 VMX Aborts: the processor shuts down and leaves a code in the VMCS.
 fn abort(cpu: &mut Cpu, code: u32) {
-    region_layout::set_abort_indicator(&cpu.ram, cpu.vmx.region, code);
+    let region = cpu.vmx.region;
+    region_layout::set_abort_indicator(cpu, region, code);
     cpu.activity = Activity::Shutdown;
     cpu.look_at_events();
 }

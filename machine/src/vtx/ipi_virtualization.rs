@@ -10,15 +10,18 @@ use apic::{
 use arch::{
     interrupt_command::{DeliveryMode, DestinationMode, InterruptCommand, Shorthand, TriggerMode},
     pid_pointer::PidPointerEntry,
+    posted_interrupt_descriptor::{CONTROL, SIZE},
 };
-use std::sync::atomic::Ordering;
 
 use super::{apic_access, apic_virtualization};
 use crate::{
     cpu::Cpu,
-    memory::Ram,
+    memory::Writable,
     trace::{CommandKind, Event},
 };
+
+/// The words of a posted-interrupt descriptor.
+type Descriptor = [u64; SIZE / 8];
 
 /// Carries out what a write of the interrupt command register was decided to be; `offset` is the
 /// page offset for the exit, `kind` what was asked for.
@@ -49,22 +52,15 @@ fn virtualize(cpu: &mut Cpu, vector: u8, target: u32) -> Result<(), Refusal> {
     let address = controls
         .pid_pointer_table
         .wrapping_add(u64::from(index) * PidPointerEntry::SIZE);
-    let entry = match cpu
+    // Where no RAM is, the bus reads as ones, which is no usable entry.
+    let entry = cpu
         .ram
         .offset(address)
-        .and_then(|at| cpu.ram.atomic_u64(at))
-    {
-        Some(entry) => entry.load(Ordering::SeqCst),
-        // No RAM there: the bus reads as ones, which is no usable entry.
-        None => u64::MAX,
-    };
+        .map_or(u64::MAX, |at| cpu.ram.load(at));
     let descriptor = descriptor_address(entry, cpu.model.physical_address_width)?;
-    let notification = cpu
-        .ram
-        .offset(descriptor)
-        .and_then(|at| descriptor_view(&cpu.ram, at))
-        // Two locked operations: PIR, then ON unless ON or SN.
-        .and_then(|descriptor| descriptor.post(vector));
+    // Two locked operations: PIR, then ON unless ON or SN.
+    let notification =
+        on_descriptor(cpu, descriptor, |descriptor| descriptor.post(vector)).flatten();
     cpu.counters.ipis_virtualized += 1;
     cpu.trace(Event::IpiVirtualized {
         vector,
@@ -97,15 +93,33 @@ fn notify(cpu: &mut Cpu, notification: Notification) {
     });
 }
 
-/// The posted-interrupt descriptor at a RAM offset.
-pub(super) fn descriptor_view(ram: &Ram, at: u64) -> Option<DescriptorView<'_>> {
-    Some(DescriptorView {
-        requests: [
-            ram.atomic_u64(at)?,
-            ram.atomic_u64(at + 8)?,
-            ram.atomic_u64(at + 16)?,
-            ram.atomic_u64(at + 24)?,
-        ],
-        control: ram.atomic_u64(at + 32)?,
+/// Does something to the posted-interrupt descriptor at a physical address; `None` if it is not in RAM or
+/// not aligned.
+pub(super) fn on_descriptor<R>(
+    cpu: &mut Cpu,
+    address: u64,
+    act: impl FnOnce(DescriptorView<'_>) -> R,
+) -> Option<R> {
+    let at = cpu
+        .ram
+        .offset(address)
+        .filter(|at| at.is_multiple_of(SIZE as u64))?;
+    cpu.writing(at, |ram, place: Writable<Descriptor>| {
+        let [a, b, c, d, control, ..] = place.words();
+        Some(act(DescriptorView {
+            requests: [
+                ram.atomic_u64(a)?,
+                ram.atomic_u64(b)?,
+                ram.atomic_u64(c)?,
+                ram.atomic_u64(d)?,
+            ],
+            control: ram.atomic_u64(control)?,
+        }))
     })
+}
+
+/// The control word of the descriptor at a physical address.
+pub(super) fn control_of_descriptor(cpu: &Cpu, address: u64) -> Option<u64> {
+    let at = cpu.ram.offset(address)?;
+    Some(cpu.ram.load(at + CONTROL as u64))
 }

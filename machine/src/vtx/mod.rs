@@ -188,8 +188,9 @@ impl Cpu {
     }
 
     /// Writes a field of the current VMCS.
-    pub(crate) fn set_vmcs<F: vmcs::Field>(&self, field: F, value: F::Value) {
-        field.set(&self.ram, self.vmx.region, value);
+    pub(crate) fn set_vmcs<F: vmcs::Field>(&mut self, field: F, value: F::Value) {
+        let region = self.vmx.region;
+        field.set(self, region, value);
     }
 }
 

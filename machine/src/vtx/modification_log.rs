@@ -26,8 +26,7 @@ pub(super) fn record(cpu: &mut Cpu, guest_physical: u64) {
     let index = cpu.vmcs(vmcs::PML_INDEX);
     let entry = cpu.vmx.guest.controls.modification_log + u64::from(index) * 8;
     if let Some(place) = cpu.ram.offset(entry) {
-        cpu.ram.store(place, guest_physical & !0xfff);
-        cpu.note_code_write(place);
+        cpu.store(place, guest_physical & !0xfff);
     }
     cpu.set_vmcs(vmcs::PML_INDEX, index.wrapping_sub(1));
 }

@@ -90,7 +90,7 @@ pub(super) fn store_on_exit(cpu: &mut Cpu) -> Result<(), u32> {
             return Err(ABORT_SAVING);
         };
         match cpu.read_msr(entry.index) {
-            Ok(value) => cpu.ram.store(entry.value_at, value),
+            Ok(value) => cpu.store(entry.value_at, value),
             Err(_) => return Err(ABORT_SAVING),
         }
     }

@@ -2,9 +2,11 @@
 
 use apic::register_page::{VectorBank, merge_vectors};
 use arch::msr;
-use std::sync::atomic::Ordering;
 
-use super::{apic_virtualization, ipi_virtualization::descriptor_view};
+use super::{
+    apic_virtualization,
+    ipi_virtualization::{control_of_descriptor, on_descriptor},
+};
 use crate::{cpu::Cpu, trace::Event};
 
 /// The notification vector was acknowledged: ends it, and moves the descriptor's requests into
@@ -13,11 +15,9 @@ pub(super) fn process(cpu: &mut Cpu) {
     cpu.counters.notifications_processed += 1;
     // ON is cleared first, by a locked operation that preserves the rest of the descriptor; then
     // the physical interrupt is ended; then PIR moves (steps 3 to 5).
-    let requests = cpu
-        .ram
-        .offset(cpu.vmx.guest.controls.descriptor)
-        .and_then(|at| descriptor_view(&cpu.ram, at))
-        .map_or([0; 4], |descriptor| descriptor.receive());
+    let descriptor = cpu.vmx.guest.controls.descriptor;
+    let requests = on_descriptor(cpu, descriptor, |descriptor| descriptor.receive());
+    let requests = requests.unwrap_or([0; 4]);
     end_of_interrupt(cpu);
     let mut page = cpu.virtual_apic_page();
     let highest = merge_vectors(&mut page, VectorBank::InterruptRequest, requests);
@@ -44,11 +44,7 @@ fn end_of_interrupt(cpu: &mut Cpu) {
 /// Whether the posted-interrupt descriptor of the virtual processor that runs names `vector` for its
 /// notifications.
 pub(super) fn names(cpu: &Cpu, vector: u8) -> bool {
-    let control = cpu
-        .ram
-        .offset(cpu.vmx.guest.controls.descriptor)
-        .and_then(|at| descriptor_view(&cpu.ram, at))
-        .map(|descriptor| descriptor.control.load(Ordering::SeqCst));
+    let control = control_of_descriptor(cpu, cpu.vmx.guest.controls.descriptor);
     // SDM 30.6: NV is bits 279:272 of the descriptor, bits 23:16 of this word.
     control.is_some_and(|control| (control >> 16) as u8 == vector)
 }

@@ -35,18 +35,15 @@ pub(super) fn convert(cpu: &mut Cpu, qualification: u64) -> Option<Raised> {
         return None;
     }
     let index = cpu.vmcs(vmcs::EPTP_INDEX);
-    cpu.ram
-        .store(area + offset::REASON, ExitReason::EptViolation as u32);
-    cpu.ram.store(area + offset::BUSY, u32::MAX);
-    cpu.ram.store(area + offset::QUALIFICATION, qualification);
-    cpu.ram
-        .store(area + offset::GUEST_LINEAR, cpu.vmx.guest.linear_address);
-    cpu.ram.store(
+    cpu.store(area + offset::REASON, ExitReason::EptViolation as u32);
+    cpu.store(area + offset::BUSY, u32::MAX);
+    cpu.store(area + offset::QUALIFICATION, qualification);
+    cpu.store(area + offset::GUEST_LINEAR, cpu.vmx.guest.linear_address);
+    cpu.store(
         area + offset::GUEST_PHYSICAL,
         cpu.vmx.guest.physical_address,
     );
-    cpu.ram.store(area + offset::EPTP_INDEX, index);
-    cpu.note_code_write(area);
+    cpu.store(area + offset::EPTP_INDEX, index);
     Some(cpu.fault(exception::VIRTUALIZATION, None))
 }
 
@@ -57,7 +54,6 @@ pub(super) fn note_read(cpu: &mut Cpu, vector: u8) {
         && let Some(area) = area(cpu)
     {
         let qualification: u64 = cpu.ram.load(area + offset::QUALIFICATION);
-        cpu.ram
-            .store(area + offset::QUALIFICATION, qualification | 1);
+        cpu.store(area + offset::QUALIFICATION, qualification | 1);
     }
 }

@@ -8,7 +8,7 @@ use arch::vmcs::{self, Field16, Field32, Field64, FieldNatural, Width};
 
 use crate::{
     cpu::{CpuModel, model::VirtualizationLevel},
-    memory::Ram,
+    memory::{Ram, WriteRam},
 };
 
 /// Bits 30:0 of IA32_VMX_BASIC and of the first word of a region.
@@ -90,7 +90,7 @@ impl Component {
     }
 
     /// Writes the component, dropping the bits that it does not have.
-    pub fn write(self, ram: &Ram, region: u64, value: u64) {
+    pub fn write(self, ram: &mut impl WriteRam, region: u64, value: u64) {
         let place = region + self.offset;
         match self.width {
             Width::Bits16 => ram.store(place, value & 0xffff),
@@ -137,7 +137,7 @@ pub trait Field {
     /// Reads it from the region at a RAM offset.
     fn get(self, ram: &Ram, region: u64) -> Self::Value;
     /// Writes it.
-    fn set(self, ram: &Ram, region: u64, value: Self::Value);
+    fn set(self, ram: &mut impl WriteRam, region: u64, value: Self::Value);
 }
 
 macro_rules! field {
@@ -154,7 +154,7 @@ macro_rules! field {
             }
 
             #[inline]
-            fn set(self, ram: &Ram, region: u64, value: $value) {
+            fn set(self, ram: &mut impl WriteRam, region: u64, value: $value) {
                 if let Some(offset) = place(self.0) {
                     ram.store(region + offset, u64::from(value));
                 }
@@ -193,7 +193,7 @@ pub fn launch_state(ram: &Ram, region: u64) -> LaunchState {
 }
 
 /// Changes the launch state.
-pub fn set_launch_state(ram: &Ram, region: u64, state: LaunchState) {
+pub fn set_launch_state(ram: &mut impl WriteRam, region: u64, state: LaunchState) {
     ram.store(region + LAUNCH_STATE_OFFSET, state as u32);
 }
 
@@ -206,13 +206,16 @@ pub fn revision_word(ram: &Ram, region: u64) -> u32 {
 }
 
 /// Leaves a VMX-abort code in a region (SDM 27.7 VMX aborts).
-pub fn set_abort_indicator(ram: &Ram, region: u64, code: u32) {
+pub fn set_abort_indicator(ram: &mut impl WriteRam, region: u64, code: u32) {
     ram.store(region + ABORT_OFFSET, code);
 }
 
 #[cfg(test)]
 mod tests {
+    use devices::pc::Pc;
+
     use super::*;
+    use crate::platform::Platform;
 
     #[test]
     fn every_field_has_a_place_of_its_own() {
@@ -227,17 +230,19 @@ mod tests {
     #[test]
     fn widths_and_high_halves() {
         let ram = Ram::new(1 << 20).unwrap();
+        let platform = Platform::new(ram, Vec::new(), Pc::new(), Box::new(std::io::sink()));
+        let mut ram = platform.bus_agent();
         let model = CpuModel::default();
         let component = |encoding| Component::decode(encoding, &model).unwrap();
-        component(0x2010).write(&ram, 0, 0x1122_3344_5566_7788);
-        component(0x2011).write(&ram, 0, 0xffff_ffff_aabb_ccdd);
+        component(0x2010).write(&mut ram, 0, 0x1122_3344_5566_7788);
+        component(0x2011).write(&mut ram, 0, 0xffff_ffff_aabb_ccdd);
         assert_eq!(component(0x2010).read(&ram, 0), 0xaabb_ccdd_5566_7788);
         assert_eq!(component(0x2011).read(&ram, 0), 0xaabb_ccdd);
-        component(0x0802).write(&ram, 0, u64::MAX);
+        component(0x0802).write(&mut ram, 0, u64::MAX);
         assert_eq!(component(0x0802).read(&ram, 0), 0xffff);
-        component(0x4000).write(&ram, 0, u64::MAX);
+        component(0x4000).write(&mut ram, 0, u64::MAX);
         assert_eq!(component(0x4000).read(&ram, 0), 0xffff_ffff);
-        component(0x681e).write(&ram, 0, u64::MAX);
+        component(0x681e).write(&mut ram, 0, u64::MAX);
         assert_eq!(component(0x681e).read(&ram, 0), u64::MAX);
     }
 

@@ -53,8 +53,7 @@ impl Engine {
         processor = Processor::with_engine(processor.cpu, kind);
         let cpu = &mut processor.cpu;
         // The page directory of the first GiB maps the region to RAM.
-        cpu.ram
-            .store(0x3000 + (REGION >> 21) * 8, REGION_IN_RAM | 0x87);
+        cpu.store(0x3000 + (REGION >> 21) * 8, REGION_IN_RAM | 0x87);
         for (segment, selector) in cpu.segments.iter_mut().zip(selectors()) {
             segment.selector = selector;
             // CPL 3, as a process has it.
@@ -67,7 +66,11 @@ impl Engine {
     /// Writes the region.
     pub fn write(&self, address: u64, bytes: &[u8]) {
         let offset = address - REGION + REGION_IN_RAM;
-        self.processor.cpu.ram.write_bytes(offset, bytes);
+        self.processor
+            .cpu
+            .platform
+            .bus_agent()
+            .write_bytes(offset, bytes);
     }
 
     /// Reads the memory that is compared.

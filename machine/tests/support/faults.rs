@@ -54,7 +54,7 @@ pub enum Ring {
 /// The rights of page `number` of [`PAGES`].
 pub fn set_page(cpu: &mut Cpu, number: u64, rights: u64) {
     let entry = (PAGES + number * 4096) | rights;
-    cpu.ram.store(PAGE_TABLE + number * 8, entry);
+    cpu.store(PAGE_TABLE + number * 8, entry);
 }
 
 /// The page-table entry of page `number` of [`PAGES`].
@@ -95,13 +95,13 @@ fn run_with(
         cpu.segments[register::CS as usize] =
             Segment::from_descriptor(tables::USER_CODE_32 | 3, tables::flat(0xc0fb));
     }
-    cpu.ram.store(0x3010, PAGE_TABLE | 7);
+    cpu.store(0x3010, PAGE_TABLE | 7);
     for number in 0..512 {
         set_page(cpu, number, PRESENT | WRITABLE | USER);
     }
     for vector in 0..=END {
         let handler = tables::HANDLER + u64::from(vector) * 16;
-        cpu.ram.store(handler, 0xf4_u8);
+        cpu.store(handler, 0xf4_u8);
         tables::set_gate(cpu, vector, handler, tables::CODE_64, 0xee, 1);
     }
     prepare(cpu);

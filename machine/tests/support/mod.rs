@@ -35,6 +35,14 @@ pub fn long_mode(code: &[u8]) -> Processor {
 /// Such processors on one machine, with their code a page apart.
 pub fn long_mode_processors<const COUNT: usize>(codes: [&[u8]; COUNT]) -> [Processor; COUNT] {
     let ram = Ram::new(8 << 20).expect("RAM");
+    let identities = (0..COUNT as u32).map(Identity::at_reset);
+    let platform = Arc::new(Platform::new(
+        ram,
+        identities.collect(),
+        Pc::new(),
+        Box::new(std::io::sink()),
+    ));
+    let ram = platform.bus_agent();
     ram.store(TABLES, (TABLES + 0x1000) | 7);
     for i in 0..4 {
         ram.store(TABLES + 0x1000 + i * 8, (TABLES + 0x2000 + i * 0x1000) | 7);
@@ -45,13 +53,6 @@ pub fn long_mode_processors<const COUNT: usize>(codes: [&[u8]; COUNT]) -> [Proce
     for (code, at) in codes.iter().zip((CODE..).step_by(4096)) {
         ram.write_bytes(at, code);
     }
-    let identities = (0..COUNT as u32).map(Identity::at_reset);
-    let platform = Arc::new(Platform::new(
-        ram,
-        identities.collect(),
-        Pc::new(),
-        Box::new(std::io::sink()),
-    ));
     std::array::from_fn(|index| processor_of(&platform, index))
 }
 

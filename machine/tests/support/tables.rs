@@ -59,17 +59,17 @@ pub fn load(cpu: &mut Cpu) {
         (NOT_PRESENT, flat(0xc013)),
     ];
     for (selector, descriptor) in entries {
-        cpu.ram.store(GDT + u64::from(selector), descriptor);
+        cpu.store(GDT + u64::from(selector), descriptor);
     }
     let base = TSS << 16;
-    cpu.ram.store(
+    cpu.store(
         GDT + u64::from(TASK),
         0x0000_8900_0000_0000 | base | 0x67_u64,
     );
-    cpu.ram.store(GDT + u64::from(TASK) + 8, 0_u64);
-    cpu.ram.store(TSS + 4, KERNEL_STACK);
-    cpu.ram.store(TSS + 0x24, INTERRUPT_STACK);
-    cpu.ram.store(TSS + 102, 104_u16);
+    cpu.store(GDT + u64::from(TASK) + 8, 0_u64);
+    cpu.store(TSS + 4, KERNEL_STACK);
+    cpu.store(TSS + 0x24, INTERRUPT_STACK);
+    cpu.store(TSS + 102, 104_u16);
     cpu.gdtr = DescriptorTable {
         base: GDT,
         limit: 0x67,
@@ -89,8 +89,8 @@ pub fn set_gate(cpu: &mut Cpu, vector: u8, handler: u64, selector: u16, rights: 
         | rights << 40
         | (handler & 0xffff_0000) << 32;
     let at = IDT + u64::from(vector) * 16;
-    cpu.ram.store(at, low);
-    cpu.ram.store(at + 8, handler >> 32);
+    cpu.store(at, low);
+    cpu.store(at + 8, handler >> 32);
 }
 
 /// Where the handlers of [`kernel`] and [`fault_of`] are.
@@ -100,7 +100,7 @@ pub const HANDLER: u64 = 0x18_0000;
 pub fn kernel(code: &[u8]) -> Processor {
     let mut processor = long_mode(code);
     load(&mut processor.cpu);
-    processor.cpu.ram.store(HANDLER, 0xf4_u8);
+    processor.cpu.store(HANDLER, 0xf4_u8);
     processor
 }
 

@@ -24,7 +24,7 @@ use posthaste_machine::cpu::model::VirtualizationLevel;
 use posthaste_machine::cpu::segment::{Segment, register, rights};
 use posthaste_machine::cpu::{Cpu, CpuModel, Processor};
 use posthaste_machine::memory::Ram;
-use posthaste_machine::platform::Platform;
+use posthaste_machine::platform::{BusAgent, Platform};
 use posthaste_machine::schedule::{Clock, Share};
 use posthaste_machine::vtx::vmcs::{Component, Field, REVISION};
 
@@ -131,6 +131,18 @@ impl Guest {
     /// 310000H.
     pub fn in_root(model: CpuModel) -> Self {
         let ram = Ram::new(8 << 20).unwrap();
+        let modes = [ApicMode::X2apic; 4];
+        let identities = (0..)
+            .zip(modes)
+            .map(|(i, mode)| identity(i, mode))
+            .collect();
+        let platform = Arc::new(Platform::new(
+            ram,
+            identities,
+            Pc::new(),
+            Box::new(std::io::sink()),
+        ));
+        let ram = platform.bus_agent();
         ram.store(TABLES, TABLES + 0x1000 | 7);
         for i in 0..4 {
             ram.store(TABLES + 0x1000 + i * 8, TABLES + 0x2000 + i * 0x1000 | 7);
@@ -147,17 +159,6 @@ impl Guest {
         ram.store(VMXON, REVISION);
         ram.store(VMCS, REVISION);
         ram.store(HOST_RIP, 0xfeeb_u16); // jmp $
-        let modes = [ApicMode::X2apic; 4];
-        let identities = (0..)
-            .zip(modes)
-            .map(|(i, mode)| identity(i, mode))
-            .collect();
-        let platform = Arc::new(Platform::new(
-            ram,
-            identities,
-            Pc::new(),
-            Box::new(std::io::sink()),
-        ));
         let clock = Clock::Deterministic(Share::ALONE);
         let mut cpu = Cpu::new(0, platform, Arc::new(model), clock);
         cpu.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::MP | cr0::WP;
@@ -200,8 +201,8 @@ impl Guest {
         &mut self.processor.cpu
     }
 
-    pub fn ram(&self) -> &Ram {
-        &self.processor.cpu.ram
+    pub fn ram(&self) -> BusAgent<'_> {
+        self.processor.cpu.platform.bus_agent()
     }
 
     pub fn store(&self, address: u64, bytes: &[u8]) {
@@ -212,8 +213,6 @@ impl Guest {
     pub fn run_root(&mut self, code: &[u8]) {
         self.store(HOST_CODE, code);
         self.store(HOST_CODE + code.len() as u64, &[0xeb, 0xfe]);
-        let frame = HOST_CODE;
-        self.cpu().note_code_write(frame);
         self.cpu().set_rip(HOST_CODE);
         self.cpu().look_at_events();
         self.run(20);
@@ -233,7 +232,6 @@ impl Guest {
     fn enter(&mut self, code: [u8; 3], count: u64) {
         self.store(HOST_CODE, &code);
         self.store(HOST_CODE + 3, &[0xeb, 0xfe]);
-        self.cpu().note_code_write(HOST_CODE);
         self.cpu().set_rip(HOST_CODE);
         self.cpu().look_at_events();
         self.run(1);
@@ -263,18 +261,18 @@ impl Guest {
     }
 
     pub fn get<F: Field>(&self, field: F) -> F::Value {
-        field.get(self.ram(), VMCS)
+        field.get(&self.ram(), VMCS)
     }
 
     pub fn set<F: Field>(&mut self, field: F, value: F::Value) -> &mut Self {
-        field.set(self.ram(), VMCS, value);
+        field.set(&mut self.ram(), VMCS, value);
         self
     }
 
     /// Writes a field by its encoding, as VMWRITE does.
     pub fn write(&mut self, encoding: u32, value: u64) -> &mut Self {
         let component = Component::decode(encoding.into(), &self.processor.cpu.model);
-        component.unwrap().write(self.ram(), VMCS, value);
+        component.unwrap().write(&mut self.ram(), VMCS, value);
         self
     }
 

@@ -1,6 +1,7 @@
 //! Where operands are: the types by which handlers are compiled for each form of an instruction.
 
-use crate::cpu::{Cpu, access::Atomic, op::Op, raise::Raised, register::Operand};
+use crate::cpu::{Cpu, op::Op, raise::Raised, register::Operand};
+use crate::memory::Atomic;
 
 /// A width of integer operand in registers and memory.
 pub trait Integer: Operand + Atomic {}

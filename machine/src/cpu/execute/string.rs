@@ -77,8 +77,8 @@ fn extra_segment(cpu: &Cpu) -> u8 {
     if cpu.mode_64 { FLAT } else { register::ES }
 }
 
-/// The RAM offset of the string that a register points to, and how many of `count` elements follow
-/// there in the same page and segment. `None` where there is no cached translation for the access.
+/// The linear address of the string that a register points to, and how many of `count` elements follow
+/// there in the same page and segment.
 #[inline(always)]
 fn in_page<T: Word>(
     cpu: &mut Cpu,
@@ -89,15 +89,14 @@ fn in_page<T: Word>(
 ) -> Option<(u64, u64)> {
     let offset = offset(cpu, op, number);
     let linear = cpu.linear(segment, offset, T::SIZE, access).ok()?;
-    let place = cpu.tlb.lookup::<T>(linear, access, cpu.privilege())?;
     let count = count.min((4096 - (linear & 0xfff)) / T::SIZE as u64);
     let length = count * T::SIZE as u64;
     // The offset must not wrap at the address size, and the last byte must be in the segment too.
-    if op.truncate(offset.wrapping_add(length - 1)) < offset {
+    if count == 0 || op.truncate(offset.wrapping_add(length - 1)) < offset {
         return None;
     }
     cpu.linear(segment, offset, length as usize, access).ok()?;
-    Some((place, count))
+    Some((linear, count))
 }
 
 impl Kind for Move {
@@ -119,12 +118,18 @@ impl Kind for Move {
         let Some((to, count)) = in_page::<T>(cpu, op, target, Access::Write, count) else {
             return 0;
         };
+        let privilege = cpu.privilege();
+        let from = cpu.tlb.lookup::<T>(from, Access::Read, privilege);
+        let to = cpu.tlb.lookup_write::<T>(to, privilege);
+        let (Some(from), Some(to)) = (from, to) else {
+            return 0;
+        };
         let length = count * T::SIZE as u64;
         // A target inside the source repeats what was just written; that goes one by one.
-        if to > from && to < from + length {
+        if to.offset() > from && to.offset() < from + length {
             return 0;
         }
-        cpu.ram.copy(from, to, length);
+        cpu.ram.copy(from, to.bytes(length));
         set_counter(cpu, op, RSI, cpu.registers[RSI].wrapping_add(length));
         set_counter(cpu, op, RDI, cpu.registers[RDI].wrapping_add(length));
         count
@@ -145,17 +150,18 @@ impl Kind for Store {
         let Some((to, count)) = in_page::<T>(cpu, op, target, Access::Write, count) else {
             return 0;
         };
-        let size = T::SIZE as u64;
+        let Some(to) = cpu.tlb.lookup_write::<T>(to, cpu.privilege()) else {
+            return 0;
+        };
+        let length = count * T::SIZE as u64;
         let value = T::register(cpu, 0);
         let byte = value.to_u64() as u8;
         if value == T::from_u64(u64::from(byte) * 0x0101_0101_0101_0101) {
-            cpu.ram.fill(to, count * size, byte);
+            cpu.ram.fill(to.bytes(length), byte);
         } else {
-            for i in 0..count {
-                cpu.ram.store(to + i * size, value);
-            }
+            cpu.ram.repeat(to.bytes(length), value);
         }
-        set_counter(cpu, op, RDI, cpu.registers[RDI].wrapping_add(count * size));
+        set_counter(cpu, op, RDI, cpu.registers[RDI].wrapping_add(length));
         count
     }
 }

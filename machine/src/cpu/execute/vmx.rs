@@ -179,7 +179,7 @@ fn vmclear(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
         return conclude(cpu, Outcome::Fail(error::VMCLEAR_VMXON_POINTER));
     }
     if let Some(at) = cpu.ram.offset(address) {
-        vmcs::set_launch_state(&cpu.ram, at, LaunchState::Clear);
+        vmcs::set_launch_state(cpu, at, LaunchState::Clear);
     }
     if address == cpu.vmx.current {
         cpu.vmx.current = NO_POINTER;
@@ -299,7 +299,7 @@ fn vmwrite<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
     let Some(component) = Component::decode(register(cpu, op.reg), &cpu.model) else {
         return conclude(cpu, Outcome::Fail(error::UNSUPPORTED_COMPONENT));
     };
-    component.write(&cpu.ram, region, value);
+    component.write(cpu, region, value);
     conclude(cpu, Outcome::Succeed)
 }
 
