@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod emulation;
 pub mod host;
 pub mod interrupts;
 pub mod scheduler;

@@ -5,7 +5,6 @@ pub mod event_injection;
 pub mod exit_counters;
 pub mod exits;
 pub mod extended_state;
-pub mod guest_paging;
 pub mod guest_state;
 pub mod memory_instruction;
 pub mod run;

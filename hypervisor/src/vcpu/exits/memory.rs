@@ -2,8 +2,8 @@
 
 use super::model_specific_register::guest_time;
 use super::{Context, Next, Outcome, simple};
+use crate::emulation::paging::PagingRegisters;
 use crate::vcpu::event_injection::{Event, interruptibility};
-use crate::vcpu::guest_paging::PagingRegisters;
 use crate::vcpu::memory_instruction::{
     CodeSize, MemoryInstruction, Operation, Register, decode, mask,
 };

@@ -3,10 +3,10 @@
 //! The exit comes before the instruction looks at memory, so page faults are found here.
 
 use super::{Context, Next, Outcome, advance};
+use crate::emulation::paging::{Access, PageFault, PagingRegisters, Privilege};
 use crate::system::Direction;
 use crate::vcpu::event_injection::Event;
 use crate::vcpu::extended_state::set_page_fault_address;
-use crate::vcpu::guest_paging::{Access, PageFault, PagingRegisters, Privilege};
 use crate::vcpu::run::Leave;
 use crate::vcpu::virtual_processor::VirtualProcessor;
 use crate::vm::memory::{FrameAccess, GuestMemory, GuestPhysical};
