@@ -1,5 +1,5 @@
-//! The identity map: linear address = physical address, for all of RAM and the devices below
-//! 4 GiB (SDM 4.5 4-level paging).
+//! What the processor's paging-structure entries may hold, and the identity map: linear address =
+//! physical address, for all of RAM and the devices below 4 GiB (SDM 4.5 4-level paging).
 #![allow(
     unsafe_code,
     reason = "writes page tables in frames that are the hypervisor's own"
@@ -7,18 +7,40 @@
 
 use super::frame_allocator::{FRAME, FrameAllocator};
 use super::instructions::cpuid;
+use crate::system::report::physical_address_width;
+use spin::Once;
 
 const PRESENT_WRITABLE: u64 = 3;
 const LARGE: u64 = 1 << 7;
 const GIB: u64 = 1 << 30;
+
+/// What entries may hold, by the processor's CPUID (SDM 4.1.4 Enumeration of paging features by CPUID).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryLimits {
+    /// Bits of a physical address.
+    pub physical_address_width: u32,
+    /// Whether there are 1-GByte pages.
+    pub gigabyte_pages: bool,
+}
+
+impl EntryLimits {
+    /// Those of this computer's processors, which it asks once.
+    pub fn of_processor() -> Self {
+        static LIMITS: Once<EntryLimits> = Once::new();
+        *LIMITS.call_once(|| Self {
+            physical_address_width: physical_address_width(),
+            gigabyte_pages: cpuid(0x8000_0000, 0).eax >= 0x8000_0001
+                && cpuid(0x8000_0001, 0).edx & 1 << 26 != 0,
+        })
+    }
+}
 
 /// Builds an identity map of `0..end` (at least 4 GiB) and returns its top table's address, or
 /// `None` when memory for tables ran out. The tables lie below 4 GiB, where the processors' start
 /// can load CR3 from 32-bit code.
 pub fn identity_map(frames: &mut FrameAllocator, end: u64) -> Option<u64> {
     let gibibytes = end.div_ceil(GIB).clamp(4, 512 * 512);
-    let has_1g_pages =
-        cpuid(0x8000_0000, 0).eax >= 0x8000_0001 && cpuid(0x8000_0001, 0).edx & 1 << 26 != 0;
+    let has_1g_pages = EntryLimits::of_processor().gigabyte_pages;
     let mut table = || {
         let address = frames.allocate_below(FRAME, FRAME, 1 << 32)?;
         // SAFETY: a frame fresh from the allocator, covered by the boot map of the low 4 GiB,

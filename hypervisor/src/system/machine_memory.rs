@@ -10,7 +10,7 @@ use crate::vm::memory::{FrameAccess, GuestMemory, MemoryLayout};
 use crate::vmx::ept::{Ept, EptError, Permission, TableMemory};
 use alloc::boxed::Box;
 use arch::msr::apic_base::DEFAULT_ADDRESS;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// The host frames behind a guest's RAM: pieces, one behind the other in the backing store.
 #[derive(Clone, Debug)]
@@ -92,12 +92,26 @@ impl FrameAccess for HostFrames {
         }
     }
 
-    fn set_bits(&self, offset: u64, bits: u8) {
-        for (_, host, _) in self.parts(offset, 1) {
-            // SAFETY: as `read`: one byte of the guest's RAM, which the guest's processors also change by
-            // atomic steps alone.
-            let byte = unsafe { AtomicU8::from_ptr(host as *mut u8) };
-            byte.fetch_or(bits, Ordering::Relaxed);
+    fn compare_exchange(&self, offset: u64, size: u8, old: u64, new: u64) -> bool {
+        // Pieces are whole frames, so that an aligned word is in one of them.
+        let Some((_, host, _)) = self.parts(offset, size.into()).next() else {
+            return false;
+        };
+        macro_rules! exchange {
+            ($atomic:ty, $word:ty) => {{
+                // SAFETY: as `read`: bytes of the guest's RAM, aligned because a piece begins with a frame
+                // and `offset` is a multiple of their number.
+                let word = unsafe { <$atomic>::from_ptr(host as *mut $word) };
+                let (old, new) = (old as $word, new as $word);
+                word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+                    .is_ok()
+            }};
+        }
+        match size {
+            1 => exchange!(AtomicU8, u8),
+            2 => exchange!(AtomicU16, u16),
+            4 => exchange!(AtomicU32, u32),
+            _ => exchange!(AtomicU64, u64),
         }
     }
 }

@@ -91,8 +91,9 @@ pub trait FrameAccess {
     fn read(&self, offset: u64, bytes: &mut [u8]);
     /// Copies `bytes` in at backing offset `offset`. The range was checked.
     fn write(&self, offset: u64, bytes: &[u8]);
-    /// Sets bits of the byte at backing offset `offset`, in one atomic step. The range was checked.
-    fn set_bits(&self, offset: u64, bits: u8);
+    /// Replaces the `size` (1, 2, 4 or 8) bytes at backing offset `offset`, a multiple of `size`, by `new`
+    /// in one atomic step if they are `old`; whether they were. The range was checked.
+    fn compare_exchange(&self, offset: u64, size: u8, old: u64, new: u64) -> bool;
 }
 
 impl<T: FrameAccess + ?Sized> FrameAccess for &T {
@@ -104,8 +105,8 @@ impl<T: FrameAccess + ?Sized> FrameAccess for &T {
         (**self).write(offset, bytes);
     }
 
-    fn set_bits(&self, offset: u64, bits: u8) {
-        (**self).set_bits(offset, bits);
+    fn compare_exchange(&self, offset: u64, size: u8, old: u64, new: u64) -> bool {
+        (**self).compare_exchange(offset, size, old, new)
     }
 }
 
@@ -176,14 +177,32 @@ impl<F: FrameAccess> GuestMemory<F> {
         Ok(())
     }
 
-    /// Sets bits of a byte that other processors may change at the same time.
+    /// Replaces `size` (1, 2, 4 or 8) bytes, which other processors may change at the same time, by `new`
+    /// if they are `old`; whether they were. One atomic step where `address` is a multiple of `size`;
+    /// elsewhere, as a processor without split locks does it, in two.
     ///
     /// # Errors
     /// [`NotRam`]; nothing is written.
-    pub fn set_bits(&self, address: GuestPhysical, bits: u8) -> Result<(), NotRam> {
-        let offset = self.locate(address, 1)?;
-        self.frames.set_bits(offset, bits);
-        Ok(())
+    pub fn compare_exchange(
+        &self,
+        address: GuestPhysical,
+        size: u8,
+        old: u64,
+        new: u64,
+    ) -> Result<bool, NotRam> {
+        let length = usize::from(size).min(8);
+        let offset = self.locate(address, length)?;
+        if address.0.is_multiple_of(size.into()) {
+            return Ok(self.frames.compare_exchange(offset, size, old, new));
+        }
+        let (old, new) = (old.to_le_bytes(), new.to_le_bytes());
+        let mut found = [0; 8];
+        self.frames.read(offset, &mut found[..length]);
+        let same = found[..length] == old[..length];
+        if same {
+            self.frames.write(offset, &new[..length]);
+        }
+        Ok(same)
     }
 
     /// Writes `length` zero bytes.
@@ -282,10 +301,16 @@ pub(crate) mod sparse {
             }
         }
 
-        fn set_bits(&self, offset: u64, bits: u8) {
-            let mut byte = [0];
-            self.read(offset, &mut byte);
-            self.write(offset, &[byte[0] | bits]);
+        fn compare_exchange(&self, offset: u64, size: u8, old: u64, new: u64) -> bool {
+            assert_eq!(offset % u64::from(size), 0);
+            let size = usize::from(size);
+            let mut found = [0; 8];
+            self.read(offset, &mut found[..size]);
+            let same = found[..size] == old.to_le_bytes()[..size];
+            if same {
+                self.write(offset, &new.to_le_bytes()[..size]);
+            }
+            same
         }
     }
 }

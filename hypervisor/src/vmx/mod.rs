@@ -6,6 +6,7 @@ pub mod control_shadow;
 pub mod dump;
 pub mod ept;
 pub mod feature;
+pub mod guest_segment;
 pub mod guest_state_checks;
 pub mod instructions;
 pub mod io_bitmap;

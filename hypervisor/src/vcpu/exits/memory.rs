@@ -1,8 +1,12 @@
 //! Accesses to memory that is not RAM: EPT violations and APIC-access exits.
 
+use super::emulated::GuestDevices;
 use super::model_specific_register::guest_time;
 use super::{Context, Next, Outcome, simple};
-use crate::emulation::paging::PagingRegisters;
+use crate::emulation::Emulator;
+use crate::emulation::address_space::Mode;
+use crate::emulation::code::Code;
+use crate::emulation::fault::Stop;
 use crate::vcpu::event_injection::{Event, interruptibility};
 use crate::vcpu::memory_instruction::{
     CodeSize, MemoryInstruction, Operation, Register, decode, mask,
@@ -11,7 +15,7 @@ use crate::vcpu::virtual_processor::VirtualProcessor;
 use crate::vmx::instructions::RSP;
 use crate::vmx::vmcs::{Vmcs, VmxError};
 use apic::apic_base::ApicMode;
-use arch::control_register::efer;
+use arch::segment::rights;
 use arch::vmcs;
 use devices::pc::io_apic_offset;
 
@@ -87,7 +91,7 @@ fn emulate(
     vmcs: &mut impl Vmcs,
     context: Context,
 ) -> Outcome {
-    let Some(instruction) = fetch(vmcs, context)? else {
+    let Some(instruction) = fetch(vcpu, vmcs, context)? else {
         return simple::unmapped(address, vcpu, vmcs, context);
     };
     match instruction.operation {
@@ -115,25 +119,31 @@ fn emulate(
 }
 
 /// Reads and decodes the instruction at CS:RIP.
-fn fetch(vmcs: &impl Vmcs, context: Context) -> Result<Option<MemoryInstruction>, VmxError> {
-    let paging = PagingRegisters::read(vmcs)?;
-    let rights = vmcs.read(vmcs::GUEST_CS_ACCESS_RIGHTS)?;
+fn fetch(
+    vcpu: &mut VirtualProcessor,
+    vmcs: &mut impl Vmcs,
+    context: Context,
+) -> Result<Option<MemoryInstruction>, VmxError> {
     let rip = vmcs.read(vmcs::GUEST_RIP)?;
-    // Bit 13 is L, bit 14 D/B (SDM 25.4.1).
-    let (code_size, linear) = if paging.efer & efer::LMA != 0 && rights >> 13 & 1 != 0 {
-        (CodeSize::Bits64, rip)
-    } else {
-        let size = if rights >> 14 & 1 != 0 {
-            CodeSize::Bits32
-        } else {
-            CodeSize::Bits16
-        };
-        let base = vmcs.read(vmcs::GUEST_CS_BASE)?;
-        (size, base.wrapping_add(rip) & 0xffff_ffff)
+    let devices = GuestDevices { vcpu, context };
+    let mut emulator = Emulator::new(vmcs, &context.hypervisor.vm.memory, devices)?;
+    let rights = emulator.vmcs.read(vmcs::GUEST_CS_ACCESS_RIGHTS)?;
+    let code_size = match emulator.space.mode {
+        Mode::Bits64 => CodeSize::Bits64,
+        _ if rights & rights::BIG != 0 => CodeSize::Bits32,
+        _ => CodeSize::Bits16,
     };
-    let mut bytes = [0; 15];
-    let length = paging.read_code(&context.hypervisor.vm.memory, linear, &mut bytes);
-    Ok(decode(&bytes[..length], code_size))
+    let mut code = Code::at(rip);
+    loop {
+        match emulator.fetch(&mut code) {
+            Ok(()) => {}
+            Err(Stop::Fault(_)) => return Ok(None),
+            Err(Stop::Vmx(error)) => return Err(error),
+        }
+        if let Some(instruction) = decode(code.bytes(), code_size) {
+            return Ok(Some(instruction));
+        }
+    }
 }
 
 fn read(target: Target, size: u8, vcpu: &mut VirtualProcessor, context: Context) -> u64 {

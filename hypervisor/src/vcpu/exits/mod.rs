@@ -3,6 +3,7 @@
 mod apic;
 mod control_register;
 pub mod cpuid;
+mod emulated;
 mod event;
 mod interrupt;
 mod io;

@@ -1,27 +1,11 @@
 //! Writes of control registers: each rule satisfied and violated.
 
 use super::*;
-use crate::vm::memory::{FrameAccess, GuestMemory, GuestPhysical, MemoryLayout};
+use crate::vm::memory::sparse::SparseFrames;
+use crate::vm::memory::{GuestMemory, GuestPhysical, MemoryLayout};
 use crate::vmx::vmcs::tests::MapVmcs;
 use arch::control_register::{cr0, cr4};
 use arch::vmx_control::entry::IA32E_MODE_GUEST;
-use std::cell::RefCell;
-
-struct Ram(RefCell<Vec<u8>>);
-
-impl FrameAccess for Ram {
-    fn read(&self, offset: u64, bytes: &mut [u8]) {
-        let at = offset as usize;
-        bytes.copy_from_slice(&self.0.borrow()[at..at + bytes.len()]);
-    }
-    fn write(&self, offset: u64, bytes: &[u8]) {
-        let at = offset as usize;
-        self.0.borrow_mut()[at..at + bytes.len()].copy_from_slice(bytes);
-    }
-    fn set_bits(&self, offset: u64, bits: u8) {
-        self.0.borrow_mut()[offset as usize] |= bits;
-    }
-}
 
 const TABLE: u64 = 0x1000;
 const LIMITS: ProcessorLimits = ProcessorLimits {
@@ -35,12 +19,8 @@ const CODE_32: u64 = 0xc09b;
 const CODE_64: u64 = 0xa09b;
 
 /// Memory with a page-directory-pointer table of these entries.
-fn memory(entries: [u64; 4]) -> GuestMemory<Ram> {
-    let size = 1 << 16;
-    let memory = GuestMemory::new(
-        MemoryLayout::new(size),
-        Ram(RefCell::new(vec![0; size as usize])),
-    );
+fn memory(entries: [u64; 4]) -> GuestMemory<SparseFrames> {
+    let memory = GuestMemory::new(MemoryLayout::new(1 << 16), SparseFrames::default());
     for (address, entry) in (TABLE..).step_by(8).zip(entries) {
         memory.write_u64(GuestPhysical(address), entry).unwrap();
     }
