@@ -56,10 +56,9 @@ impl Header {
             what,
             number,
         };
-        let demanded = self.flags & REQUIREMENTS & !(PAGE_ALIGN | MEMORY_INFORMATION);
-        if demanded & VIDEO_MODE != 0 {
-            return Err(unsupported("a video mode, flag", 2));
-        }
+        // A video mode is passed over, as other loaders do where there is no display: the boot information
+        // says that there is none.
+        let demanded = self.flags & REQUIREMENTS & !(PAGE_ALIGN | MEMORY_INFORMATION | VIDEO_MODE);
         if demanded != 0 {
             return Err(unsupported("a feature, flag", demanded.trailing_zeros()));
         }

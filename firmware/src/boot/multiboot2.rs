@@ -121,9 +121,10 @@ impl<'a> Header<'a> {
                 }
                 3 => demands.entry = Some(field(0)?),
                 // Console flags: bit 0 demands a console that the kernel can drive.
-                4 if field(0)? & 1 == 0 => {}
-                4 | 5 if !optional => return Err(unsupported("a display, tag", kind)),
-                // Modules are page-aligned anyway; EFI entries matter to EFI loaders alone; the
+                4 if field(0)? & 1 != 0 && !optional => {
+                    return Err(unsupported("a display, tag", kind));
+                }
+                // A framebuffer is passed over, as other loaders do where there is no display. Modules are page-aligned anyway; EFI entries matter to EFI loaders alone; the
                 // kernel is loaded where it is linked, so it need not be relocated.
                 4 | 5 | 6 | 8 | 9 | 10 => {}
                 _ if optional => {}

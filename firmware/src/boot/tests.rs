@@ -246,7 +246,7 @@ fn multiboot2_demands_are_met_or_refused() {
         (words(&[1 | 1 << 16, 12, 99, 0]), None),
         (words(&[4, 12, 2, 0]), None),
         (words(&[4, 12, 1, 0]), Some(4)),
-        (words(&[5, 20, 0, 0, 0, 0]), Some(5)),
+        (words(&[5, 20, 0, 0, 0, 0]), None),
         (words(&[5 | 1 << 16, 20, 0, 0, 0, 0]), None),
         (words(&[6, 8]), None),
         (words(&[7, 8]), Some(7)),
@@ -325,11 +325,14 @@ fn multiboot1_address_fields_load_a_flat_image() {
     assert_eq!(loaded.entry.rip, 0x20_0030);
     assert_eq!(loaded.kernel, 0x20_0000..0x20_2000);
     assert_eq!((memory[0x20_007f], memory[0x20_0080]), (0x77, 0));
-    for (flags, number) in [(4, 2), (1 << 9, 9)] {
-        image[4..16].copy_from_slice(&multiboot1_header(flags));
-        let refused = boot(&image, None).0.unwrap_err();
-        assert!(matches!(refused, BootError::Unsupported { number: n, .. } if n == number));
-    }
+    // A video mode is passed over: bits 11 and 12 of the information's flags say that there is none.
+    image[4..16].copy_from_slice(&multiboot1_header(1 << 16 | 4));
+    let (loaded, memory) = boot(&image, None);
+    let information = loaded.unwrap().entry.ebx as usize;
+    assert_eq!(memory[information + 1] & 0x18, 0);
+    image[4..16].copy_from_slice(&multiboot1_header(1 << 9));
+    let refused = boot(&image, None).0.unwrap_err();
+    assert!(matches!(refused, BootError::Unsupported { number: 9, .. }));
 }
 
 #[test]
@@ -395,7 +398,7 @@ fn errors_say_what_is_wrong() {
         ),
         (
             pvh(|elf| elf.memory_size = 64 << 20),
-            "segment at 0x100000..0x4100000 does not fit in 3 MiB of RAM",
+            "segment at 0x100000..0x4100000 does not fit in 4 MiB of RAM",
         ),
         (
             pvh(|elf| elf.memory_size = 1),
@@ -407,7 +410,7 @@ fn errors_say_what_is_wrong() {
         ),
         (
             pvh(|elf| elf.physical = 0x3e_f000),
-            "segment at 0x3ef000..0x3f2000 does not fit in 3 MiB of RAM",
+            "segment at 0x3ef000..0x3f2000 does not fit in 4 MiB of RAM",
         ),
         (
             pvh(|elf| elf.physical = 0x20_0000),

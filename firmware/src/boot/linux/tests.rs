@@ -213,7 +213,7 @@ fn a_relocatable_kernel_goes_where_there_is_room() {
     };
     assert_eq!(
         boot(&fixed.build(), "", &[], None).unwrap_err().to_string(),
-        "segment at 0x1000000..0x1008000 does not fit in 3 MiB of RAM"
+        "segment at 0x1000000..0x1008000 does not fit in 4 MiB of RAM"
     );
     let low = TestKernel {
         ramdisk_last: 0x1f_ffff,
@@ -266,7 +266,7 @@ fn errors_say_what_is_wrong() {
     };
     assert_eq!(
         message(&large.build(), "", &[]),
-        "segment at 0x200000..0x10200000 does not fit in 3 MiB of RAM"
+        "segment at 0x200000..0x10200000 does not fit in 4 MiB of RAM"
     );
     let mut large = archive(&alloc::vec![7; 3 << 20]);
     assert_eq!(
