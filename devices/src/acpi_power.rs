@@ -76,7 +76,7 @@ pub enum PowerEffect {
 #[derive(Clone, Debug)]
 pub struct AcpiPower {
     width: TimerWidth,
-    /// Whether there is S3, and the real-time clock's status.
+    /// Whether there is S3.
     suspends: bool,
     /// The real-time clock's interrupt request.
     clock: Line,
@@ -101,7 +101,7 @@ impl AcpiPower {
         }
     }
 
-    /// The block of a platform that has S3, which the real-time clock ends.
+    /// The block of a platform that has S3.
     #[must_use]
     pub fn with_suspend(self) -> Self {
         Self {
@@ -112,7 +112,7 @@ impl AcpiPower {
 
     /// The real-time clock drives its interrupt request (ACPI 4.8.3.1.1 RTC_STS).
     pub fn set_clock(&mut self, line: Line) {
-        if self.suspends && line.is_asserted() && !self.clock.is_asserted() {
+        if line.is_asserted() && !self.clock.is_asserted() {
             self.status |= CLOCK;
         }
         self.clock = line;
@@ -307,9 +307,20 @@ mod tests {
         assert_eq!(power.write(0, 2, 0x8400, 0), PowerEffect::None);
         power.set_clock(Line::Asserted);
         assert!(!power.wakes());
-        // Without S3 the clock's status does not exist.
-        let mut plain = AcpiPower::new(TimerWidth::Bits32);
-        plain.set_clock(Line::Asserted);
-        assert_eq!(plain.read(0, 2, 0), 0);
+    }
+
+    /// ACPI 4.8.3.1.1 RTC_STS, 4.8.3.1.2 RTC_EN: it also ends software's own idling, without S3.
+    #[test]
+    fn the_clock_raises_the_interrupt_where_it_is_enabled_to() {
+        let mut power = AcpiPower::new(TimerWidth::Bits32);
+        assert_eq!(power.write(2, 2, 0x400, 0), PowerEffect::None);
+        assert!(!power.interrupt_line(0).is_asserted());
+        power.set_clock(Line::Asserted);
+        assert_eq!(power.read(0, 2, 0), 0x400);
+        assert!(power.interrupt_line(0).is_asserted());
+        power.set_clock(Line::Deasserted);
+        assert!(power.interrupt_line(0).is_asserted(), "until it is cleared");
+        assert_eq!(power.write(0, 2, 0x400, 0), PowerEffect::None);
+        assert!(!power.interrupt_line(0).is_asserted());
     }
 }

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi_power;
+pub mod crt_controller;
 pub mod debug_port;
 pub mod firmware_configuration;
 pub mod interrupt_message;

@@ -3,6 +3,7 @@
 //! Used twice: as the machine's platform, and as what the hypervisor shows to a guest.
 
 use crate::acpi_power::{self, AcpiPower, PowerEffect, TimerWidth};
+use crate::crt_controller::CrtController;
 use crate::debug_port::{DebugEffect, DebugPort, PhaseMark};
 use crate::firmware_configuration::FirmwareConfiguration;
 use crate::interrupt_message::{InterruptMessage, InterruptMessages};
@@ -57,8 +58,9 @@ const fn ports(first: u16, last: u16, device: &'static str, what: &'static str) 
     }
 }
 
-/// Every port that is not just the empty bus, in order. Those of the firmware configuration are there only
-/// [with a configuration](Pc::with_configuration).
+/// Every port that is not just the empty bus, in order. Those of the firmware configuration and of the test
+/// device are there only [with a configuration](Pc::with_configuration) and
+/// [with the device](Pc::with_test_device).
 pub const PORTS: &[PortRange] = &[
     ports(0x20, 0x21, "8259A", "first interrupt controller"),
     ports(
@@ -77,12 +79,24 @@ pub const PORTS: &[PortRange] = &[
     ports(0x80, 0x80, "debug port", "POST code; reads give it back"),
     ports(0xa0, 0xa1, "8259A", "second interrupt controller"),
     ports(
+        0xe0,
+        0xeb,
+        "test device",
+        "as QEMU's pc-testdev: accesses of any size share 0E0H to 0E3H, and bytes from 0E8H on; between them nothing happens",
+    ),
+    ports(
         0xf4,
         0xf4,
         "debug port",
         "a write ends the run with that value",
     ),
     ports(0xf5, 0xf5, "debug port", "a 32-bit write marks a phase"),
+    ports(
+        0x3d4,
+        0x3d5,
+        "CRT controller",
+        "index and data: they keep what is written; there is no display, and B8000H is RAM",
+    ),
     ports(
         0x3f8,
         0x3ff,
@@ -106,10 +120,21 @@ pub const PORTS: &[PortRange] = &[
         0xcf8,
         0xcf8,
         "PCI",
-        "configuration address, by 32-bit accesses; no device answers",
+        "configuration address, by 32-bit accesses; the host bridge 8086:29C0 is alone on the bus",
     ),
     ports(0xcf9, 0xcf9, "reset control", "6 resets"),
-    ports(0xcfc, 0xcff, "PCI", "configuration data: all ones"),
+    ports(
+        0xcfc,
+        0xcff,
+        "PCI",
+        "configuration data: the host bridge's, otherwise all ones",
+    ),
+    ports(
+        0x2000,
+        0x2017,
+        "test device",
+        "as QEMU's pc-testdev: a port for each interrupt request's line",
+    ),
 ];
 
 /// What an access, or the passing of time, asks the platform to do.
@@ -146,6 +171,7 @@ pub struct Pc {
     power: AcpiPower,
     reset: ResetControl,
     pci: PciConfiguration,
+    display: CrtController,
     debug: DebugPort,
     /// `None` where software is not told the configuration.
     configuration: Option<FirmwareConfiguration>,
@@ -179,6 +205,7 @@ impl Pc {
             power: AcpiPower::new(TimerWidth::Bits32),
             reset: ResetControl::new(),
             pci: PciConfiguration::new(),
+            display: CrtController::new(),
             debug: DebugPort::new(),
             configuration: None,
             test: None,
@@ -251,6 +278,8 @@ impl Pc {
             self.debug.read(port)
         } else if PciConfiguration::is_data(port) {
             self.pci.read(port)
+        } else if CrtController::claims(port) {
+            self.display.read(port)
         } else if FirmwareConfiguration::is_data(port)
             && let Some(configuration) = &mut self.configuration
         {
@@ -316,6 +345,8 @@ impl Pc {
                 ResetEffect::None => {}
                 reset @ (ResetEffect::Soft | ResetEffect::Hard) => effect(Effect::Reset(reset)),
             }
+        } else if CrtController::claims(port) {
+            self.display.write(port, value);
         } else if let Some(test) = &mut self.test
             && let Some((request, line)) = test.write(port, value)
         {
@@ -443,6 +474,7 @@ impl Pc {
         self.serial = Uart::new();
         self.reset = ResetControl::new();
         self.pci = PciConfiguration::new();
+        self.display = CrtController::new();
         self.test = self.test.map(|_| TestDevice::new());
         self.update_external_interrupt(effect);
     }
@@ -536,6 +568,8 @@ mod tests {
                 || power_offset(port).is_some()
                 || port == reset_control::PORT
                 || PciConfiguration::is_data(port)
+                || CrtController::claims(port)
+                || TestDevice::claims(port)
                 || PciConfiguration::is_address(port, 4)
                 || FirmwareConfiguration::is_data(port)
                 || FirmwareConfiguration::is_selector(port, 2);

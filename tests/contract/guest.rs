@@ -11,14 +11,11 @@ use posthaste_hypervisor::vm::msr::{Access, POLICY as MSRS, Register};
 use crate::msr_name;
 use crate::table::{hex, range, table};
 
-/// The ports; the guest is not told a configuration.
+/// The ports.
 pub(crate) fn ports() -> String {
-    let rows = PORTS
-        .iter()
-        .filter(|ports| ports.device != "firmware configuration");
     table(
         &["ports", "device", "what"],
-        rows.map(|ports| {
+        PORTS.iter().map(|ports| {
             vec![
                 range(ports.first.into(), ports.last.into()),
                 ports.device.to_owned(),
@@ -91,7 +88,7 @@ pub(crate) fn firmware_tables() -> String {
         let what = match signature {
             "RSDT" | "XSDT" => "the list of tables",
             "FACP" => {
-                "PM timer of 32 bits, SCI 9, reset by CF9H, neither VGA nor keyboard controller; physical \
+                "PM timer of 32 bits, SCI 9, reset by CF9H, the alarm of the real-time clock in PM1, neither VGA nor keyboard controller; physical \
                  destination mode is forced, so that IPIs are of the kind that is virtualized"
             }
             "APIC" => {

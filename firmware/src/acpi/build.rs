@@ -269,11 +269,9 @@ fn fadt(config: &TableConfig<'_>, facs: u64, dsdt: u64) -> Vec<u8> {
     // The CMOS register of the century.
     set(108, &[0x32]);
     set(109, &config.boot_architecture.to_le_bytes());
+    // Without FIX_RTC the real-time clock's alarm is in PM1.
     let mut flags =
         fadt_flag::WBINVD | fadt_flag::PROC_C1 | fadt_flag::PWR_BUTTON | fadt_flag::SLP_BUTTON;
-    if config.sleep_type_suspend.is_none() {
-        flags |= fadt_flag::FIX_RTC;
-    }
     if config.pm_timer_bits == 32 {
         flags |= fadt_flag::TMR_VAL_EXT;
     }

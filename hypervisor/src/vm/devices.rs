@@ -66,7 +66,9 @@ impl Platform {
         let vcpus = u16::try_from(vcpus).unwrap_or(u16::MAX);
         let configuration = FirmwareConfiguration::new(vcpus, memory);
         Self {
-            board: Pc::new().with_configuration(configuration),
+            board: Pc::new()
+                .with_configuration(configuration)
+                .with_test_device(),
             dispatcher: IpiDispatcher::default(),
         }
     }
@@ -358,6 +360,23 @@ mod tests {
         );
         assert!(bench.out(0x80, 1, 0x42).is_empty());
         assert_eq!(bench.read(0x80, 1), 0x42);
+    }
+
+    #[test]
+    fn test_programs_find_their_device_and_their_configuration() {
+        let mut bench = Bench::new();
+        assert!(bench.out(0xe0, 4, 0x0403_0201).is_empty());
+        assert_eq!(bench.read(0xe1, 2), 0x0302);
+        bench.redirect(14, 0x3e, 0x0100_0000);
+        let effects = bench.out(0x200e, 1, 1);
+        let host = &bench.vm.around().host;
+        let interrupt = PlatformEffect::Signal(Signal::Send(host.active(1)));
+        assert_eq!(effects, [interrupt]);
+        let port = bench.vm.port(1).unwrap();
+        assert_eq!(port.receive().requests, [1 << 0x3e, 0, 0, 0]);
+        // The number of processors, in the firmware configuration.
+        assert!(bench.out(0x510, 2, 5).is_empty());
+        assert_eq!(bench.read(0x511, 1), 2);
     }
 
     #[test]
