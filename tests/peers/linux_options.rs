@@ -68,7 +68,7 @@ const ACPI_OFF: Case = Case {
 };
 
 /// Boots a kernel by the command `machine` or `run`.
-fn boots(command: &str, case: Case) {
+fn boots(command: &str, case: Case) -> String {
     let name = format!("{command}-{}", case.option.replace(['=', '/'], "-"));
     let console = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut program = Command::new(env!("CARGO_BIN_EXE_posthaste"));
@@ -94,6 +94,19 @@ fn boots(command: &str, case: Case) {
         &case.expected,
         Schedule::Deterministic { seed: 1 },
     );
+    console
+}
+
+/// Suspend-to-idle ends by the alarm of the real-time clock, which ACPI's PM1 registers pass on
+/// (ACPI 4.8.3.1.1 RTC_STS).
+#[test]
+fn linux_wakes_by_the_alarm() {
+    for command in ["machine", "run"] {
+        let console = boots(command, plain("posthaste.freeze=2"));
+        // The alarm has come, so that none is set any more.
+        let mut lines = console.lines().map(str::trim_end);
+        assert!(lines.any(|line| line == "#ph woke alarm="), "{console}");
+    }
 }
 
 macro_rules! options {

@@ -12,6 +12,8 @@ mod linux_bad_input;
 mod linux_clock;
 mod linux_console;
 mod linux_guest;
+#[cfg(feature = "all-tests")]
+mod linux_kexec;
 mod linux_machine;
 mod linux_options;
 mod linux_terminal;

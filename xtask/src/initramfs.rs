@@ -13,7 +13,10 @@ const CONSOLE: (u32, u32) = (5, 1);
 /// `posthaste.shell` on the kernel's command line it becomes a shell instead; with
 /// `posthaste.pingpong` two processes on two CPUs first wake each other 2000 times, and with
 /// `posthaste.work=NAME:ROUNDS,...` a program beside busybox sends IPIs; with `posthaste.clock=SECONDS`
-/// another looks at clocks and timers for so long; and with `posthaste.kvm=ROUNDS` KVM's modules are
+/// another looks at clocks and timers for so long; with `posthaste.freeze=SECONDS` the machine is suspended to
+/// idle until the real-time clock's alarm; with `posthaste.kexec=1` another kernel starts from this one, with
+/// `posthaste.crash=1` when this one panics, which it then does, and with `posthaste.vmcore=1` that one looks
+/// at what the panicked one left; and with `posthaste.kvm=ROUNDS` KVM's modules are
 /// loaded, kvm-intel with `posthaste.kvm_options=NAME=VALUE,...`, and a virtual machine's processors send IPIs; with
 /// `posthaste.qemu=N` QEMU boots a kernel on N virtual processors of KVM's, whose console is shown behind `inner: `. Lines that begin with `#ph` are for programs. A machine that resets itself has failed.
 const INIT: &str = r##"#!/bin/busybox sh
@@ -58,6 +61,21 @@ for word in $(cat /proc/cmdline); do
             -display none -serial stdio -kernel /lib/guest/kernel -initrd /lib/guest/initrd -append "console=ttyS0 panic=-1" \
             < /dev/null 2>&1 | sed 's/^/inner: /' || verdict=fail
     ;;
+    posthaste.freeze=*)
+        echo "+${word#*=}" > /sys/class/rtc/rtc0/wakealarm && echo freeze > /sys/power/state || verdict=fail
+        echo "#ph woke alarm=$(cat /sys/class/rtc/rtc0/wakealarm)"
+    ;;
+    posthaste.kexec=*)
+        kexec /lib/guest/kernel /lib/guest/initrd "$(sed 's/posthaste.kexec=[^ ]*//' /proc/cmdline)"
+        verdict=fail
+    ;;
+    posthaste.crash=*)
+        kexec --crash /lib/guest/kernel /lib/guest/initrd \
+            "console=ttyS0 quiet panic=-1 cryptomgr.notests nr_cpus=1 posthaste.vmcore=1" || verdict=fail
+        echo "#ph crash loaded=$(cat /sys/kernel/kexec_crash_loaded)"
+        echo c > /proc/sysrq-trigger
+    ;;
+    posthaste.vmcore=*) echo "#ph vmcore $(head -c 4 /proc/vmcore | tail -c 3)" ;;
     posthaste.clock=*) clock_check "${word#*=}" || verdict=fail ;;
     esac
 done

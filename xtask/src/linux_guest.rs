@@ -13,6 +13,9 @@ const INITIAL_RAM_DISK: &str = "target/kernels/guest.cpio";
 const KVM_RAM_DISK: &str = "target/kernels/kvm.cpio";
 /// The one with QEMU, and a kernel and a RAM disk for its guest.
 const VMM_RAM_DISK: &str = "target/kernels/vmm.cpio";
+/// The one with a kernel to start from another, and a RAM disk for that.
+const KEXEC_RAM_DISK: &str = "target/kernels/kexec.cpio";
+const SECOND_RAM_DISK: &str = "target/kernels/second.cpio";
 /// Debian's QEMU, which the tests need anyway, and the firmware that it gives its guests.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const QEMU_FIRMWARE: [&str; 3] = [
@@ -25,6 +28,7 @@ const SOURCES: &str = "xtask/programs";
 const WORKLOAD: &str = "ipi_workload";
 const KVM_USER: &str = "kvm_ipis";
 const CLOCK: &str = "clock_check";
+const KEXEC: &str = "kexec";
 
 /// A guest and its RAM disk.
 #[derive(Clone, Debug)]
@@ -68,6 +72,7 @@ pub(crate) fn prepare() -> Result<Guest, String> {
     });
     write(KVM_RAM_DISK, &initramfs::build(&kernels.busybox, &files)?)?;
     write_vmm(&kernels)?;
+    write_kexec(&kernels)?;
     Ok(Guest {
         kernel: kernels.cloud,
         initial_ram_disk: root().join(INITIAL_RAM_DISK),
@@ -91,6 +96,20 @@ fn write_vmm(kernels: &Kernels) -> Result<(), String> {
         .map(|(name, source)| File { name, source })
         .collect();
     write(VMM_RAM_DISK, &initramfs::build(&kernels.busybox, &files)?)
+}
+
+/// The RAM disk with a second kernel, the program that starts it, and a small RAM disk of its own: a crash
+/// kernel has little memory.
+fn write_kexec(kernels: &Kernels) -> Result<(), String> {
+    write(SECOND_RAM_DISK, &initramfs::build(&kernels.busybox, &[])?)?;
+    let (program, second) = (build(KEXEC)?, root().join(SECOND_RAM_DISK));
+    let files = [
+        ("bin/kexec", &program),
+        ("lib/guest/kernel", &kernels.cloud),
+        ("lib/guest/initrd", &second),
+    ];
+    let files = files.map(|(name, source)| File { name, source });
+    write(KEXEC_RAM_DISK, &initramfs::build(&kernels.busybox, &files)?)
 }
 
 fn write(name: &str, image: &[u8]) -> Result<(), String> {
