@@ -7,11 +7,10 @@ use super::{
     Cpu,
     decode::{Decoded, LONGEST, decode},
     op::Op,
-    paging::Place,
     raise::Raised,
     run::Engine,
     segment::register,
-    tlb::{Access, Tlb},
+    tlb::Tlb,
     translate::{Code, Context, Exit, Translator},
 };
 
@@ -86,11 +85,18 @@ pub(super) mod layout {
     const _: () = assert!(size_of::<Jump>().is_power_of_two() && JUMPS.is_power_of_two());
 }
 
+/// The second frame of a block that lies in one.
+const NO_FRAME: u64 = u64::MAX;
+
 /// A block.
 #[derive(Clone, Copy)]
 struct Head {
     /// [`block_key`], or 0 if the block was dropped.
     key: u64,
+    /// An instruction that spans two pages is a block of its own, and this is the RAM frame of its second
+    /// page. A block without instructions says that there is such an instruction: then it depends on the second
+    /// page which block follows.
+    second: u64,
     /// Index of its first instruction.
     start: u32,
     /// How many there are.
@@ -131,8 +137,8 @@ pub struct Blocks {
     jumps: Box<[Jump; JUMPS]>,
     /// Numbers of blocks by [`block_key`], of which one was looked for last.
     slots: Box<[u32; SLOTS]>,
-    /// The same, of all.
-    numbers: AddressMap<u64, u32>,
+    /// The same, of all, by that and the second frame.
+    numbers: AddressMap<(u64, u64), u32>,
     heads: Vec<Head>,
     ops: Vec<Op>,
     /// RAM frames of the pages from which 64-bit code was fetched, by linear address and fetch key.
@@ -143,7 +149,7 @@ pub struct Blocks {
     by_frame: AddressMap<u64, Vec<u32>>,
     /// Where a slice ended inside a block.
     cut: Option<Cut>,
-    /// An instruction that spans two pages is decoded afresh each time, into this place.
+    /// An instruction of which some byte is not in RAM is decoded afresh each time, into this place.
     single: [Op; 1],
     /// Made when the first block is worth it, unless the host refuses.
     translator: Option<Translator>,
@@ -177,7 +183,7 @@ pub enum Block {
         /// Index of the one behind the last.
         to: u32,
     },
-    /// The one instruction that spans two pages.
+    /// The one instruction that is not all in RAM.
     Single,
 }
 
@@ -235,7 +241,7 @@ impl Blocks {
         self.cut = None;
         for number in self.by_frame.remove(&frame).unwrap_or_default() {
             if let Some(head) = self.heads.get_mut(number as usize) {
-                self.numbers.remove(&head.key);
+                self.numbers.remove(&(head.key, head.second));
                 head.key = 0;
             }
         }
@@ -325,21 +331,31 @@ impl Blocks {
             return cpu.fetch_place();
         }
         let rip = cpu.rip();
-        let page = (rip & !0xfff, cpu.tlb.fetch_key(cpu.privilege()));
+        self.fetch_place_at(cpu, rip)
+    }
+
+    /// The RAM offset of the byte at a linear address from which 64-bit code is fetched.
+    fn fetch_place_at(&mut self, cpu: &mut Cpu, linear: u64) -> Result<Option<u64>, Raised> {
+        let page = (linear & !0xfff, cpu.tlb.fetch_key(cpu.privilege()));
         if let Some(frame) = self.pages.get(&page) {
-            return Ok(Some(frame | rip & 0xfff));
+            return Ok(Some(frame | linear & 0xfff));
         }
-        let place = cpu.fetch_place()?;
+        let place = cpu.fetch_place_at(linear)?;
         if let Some(offset) = place {
             if self.pages.len() >= PAGES {
                 self.pages.clear();
                 cpu.tlb.invalidate_fetches();
-            } else {
-                self.pages.insert(page, offset & !0xfff);
-                cpu.tlb.note_fetch(rip);
             }
+            self.remember_page(cpu, linear, offset & !0xfff);
         }
         Ok(place)
+    }
+
+    /// Remembers where the page of a linear address is, under the fetch key as it is now.
+    fn remember_page(&mut self, cpu: &mut Cpu, linear: u64, frame: u64) {
+        let page = (linear & !0xfff, cpu.tlb.fetch_key(cpu.privilege()));
+        self.pages.insert(page, frame);
+        cpu.tlb.note_fetch(linear);
     }
 
     fn by_physical_address(&mut self, cpu: &mut Cpu) -> Result<Block, Raised> {
@@ -350,7 +366,10 @@ impl Blocks {
         let bits = cpu.code_bits();
         let key = block_key(offset, bits);
         if let Some(number) = self.number_of(key) {
-            return Ok(Block::Cached(number));
+            return match self.heads.get(number as usize) {
+                Some(Head { length: 0, .. }) => self.split(cpu, offset, bits, key),
+                _ => Ok(Block::Cached(number)),
+            };
         }
         if let Some(cut) = self.cut.filter(|cut| cut.key == key) {
             return Ok(cut.rest);
@@ -363,10 +382,10 @@ impl Blocks {
     fn number_of(&mut self, key: u64) -> Option<u32> {
         let slot = &mut self.slots[(key ^ key >> 15) as usize % SLOTS];
         let known = self.heads.get(*slot as usize);
-        if known.is_some_and(|head| head.key == key) {
+        if known.is_some_and(|head| head.key == key && head.second == NO_FRAME) {
             return Some(*slot);
         }
-        *slot = *self.numbers.get(&key)?;
+        *slot = *self.numbers.get(&(key, NO_FRAME))?;
         Some(*slot)
     }
 
@@ -412,7 +431,7 @@ impl Blocks {
 
     /// What the 64-bit block at RAM offset `target` was translated to.
     fn translation_at(&self, target: u64) -> Option<Code> {
-        let number = self.numbers.get(&block_key(target, 64))?;
+        let number = self.numbers.get(&(block_key(target, 64), NO_FRAME))?;
         self.heads.get(*number as usize)?.code
     }
 
@@ -454,10 +473,16 @@ impl Blocks {
         let start = head.start as usize;
         let ops = self.ops.get(start..start + head.length as usize)?;
         let (numbers, heads) = (&self.numbers, &self.heads);
-        let code = self.translator.as_mut()?.translate(ops, offset, |target| {
-            let number = numbers.get(&block_key(target, 64))?;
-            heads.get(*number as usize)?.code
-        });
+        let head_at = |target| {
+            let number = numbers.get(&(block_key(target, 64), NO_FRAME))?;
+            heads.get(*number as usize)
+        };
+        let code = self.translator.as_mut()?.translate(
+            ops,
+            offset,
+            |target| head_at(target).is_some_and(|head| head.length == 0),
+            |target| head_at(target)?.code,
+        );
         let Some(code) = code else {
             // No room: all start over.
             self.forget_translations();
@@ -517,9 +542,7 @@ impl Blocks {
     ) -> Result<Block, Raised> {
         let frame = offset & !0xfff;
         cpu.keep_code_of(frame);
-        if self.ops.len() + LONGEST_BLOCK > self.capacity {
-            self.drop_all();
-        }
+        self.make_room();
         let start = self.ops.len();
         let mut bytes = [0; 4096];
         let in_page = (offset & 0xfff) as usize;
@@ -540,24 +563,79 @@ impl Blocks {
                 Decoded::NeedsMoreBytes => break,
             }
         }
-        let length = (self.ops.len() - start) as u32;
-        if length == 0 {
-            return self.spanning(cpu);
-        }
-        let number = self.heads.len() as u32;
-        self.heads.push(Head {
-            key,
-            start: start as u32,
-            length,
-            runs: 0,
-            code: None,
-        });
-        self.numbers.insert(key, number);
+        let number = self.add_head(key, NO_FRAME, start);
         self.by_frame.entry(frame).or_default().push(number);
+        if self.ops.len() == start {
+            return self.split(cpu, offset, bits, key);
+        }
         Ok(Block::Cached(number))
     }
 
-    /// Decodes an instruction whose bytes are in two pages, or not in RAM.
+    fn make_room(&mut self) {
+        if self.ops.len() + LONGEST_BLOCK > self.capacity || self.heads.len() >= self.capacity {
+            self.drop_all();
+        }
+    }
+
+    /// Adds a block whose instructions begin at `start`; gives its number.
+    fn add_head(&mut self, key: u64, second: u64, start: usize) -> u32 {
+        let number = self.heads.len() as u32;
+        self.heads.push(Head {
+            key,
+            second,
+            start: start as u32,
+            length: (self.ops.len() - start) as u32,
+            runs: 0,
+            code: None,
+        });
+        self.numbers.insert((key, second), number);
+        number
+    }
+
+    /// The block of the instruction at RIP and RAM offset `offset`, which spans two pages. Its second page is
+    /// looked up now, as a fetch of its first byte.
+    #[inline(never)]
+    fn split(&mut self, cpu: &mut Cpu, offset: u64, bits: u32, key: u64) -> Result<Block, Raised> {
+        let first = (4096 - (offset & 0xfff)) as usize;
+        let linear = cpu.fetch_linear(first as u64)?;
+        let place = if cpu.mode_64 {
+            let fetch_key = cpu.tlb.fetch_key(cpu.privilege());
+            let place = self.fetch_place_at(cpu, linear)?;
+            if cpu.tlb.fetch_key(cpu.privilege()) != fetch_key {
+                let rip = cpu.rip();
+                self.remember_page(cpu, rip, offset & !0xfff);
+            }
+            place
+        } else {
+            cpu.fetch_place_at(linear)?
+        };
+        let Some(second) = place else {
+            return self.spanning(cpu);
+        };
+        if let Some(number) = self.numbers.get(&(key, second)) {
+            return Ok(Block::Cached(*number));
+        }
+        cpu.keep_code_of(offset & !0xfff);
+        cpu.keep_code_of(second);
+        self.make_room();
+        let mut bytes = [0; LONGEST];
+        let first = first.min(LONGEST);
+        cpu.ram.read_bytes(offset, &mut bytes[..first]);
+        cpu.ram.read_bytes(second, &mut bytes[first..]);
+        let Decoded::Op { op, .. } = decode(&bytes, bits) else {
+            // SDM volume 2, 2.3.11: longer than 15 bytes.
+            return Err(cpu.general_protection(0));
+        };
+        let start = self.ops.len();
+        self.ops.push(op);
+        let number = self.add_head(key, second, start);
+        for frame in [offset & !0xfff, second] {
+            self.by_frame.entry(frame).or_default().push(number);
+        }
+        Ok(Block::Cached(number))
+    }
+
+    /// Decodes an instruction of which some byte is not in RAM.
     #[cold]
     #[inline(never)]
     fn spanning(&mut self, cpu: &mut Cpu) -> Result<Block, Raised> {
@@ -573,62 +651,5 @@ impl Blocks {
         }
         // SDM volume 2, 2.3.11: longer than 15 bytes.
         Err(cpu.general_protection(0))
-    }
-}
-
-impl Cpu {
-    /// The RAM offset of the byte at RIP; `None` if a device is there.
-    #[inline(always)]
-    fn fetch_place(&mut self) -> Result<Option<u64>, Raised> {
-        let linear = if self.mode_64 {
-            self.rip()
-        } else {
-            self.fetch_linear(0)?
-        };
-        match self
-            .tlb
-            .lookup::<u8>(linear, Access::Execute, self.privilege())
-        {
-            Some(offset) => Ok(Some(offset)),
-            None => self.fetch_place_slow(linear),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn fetch_place_slow(&mut self, linear: u64) -> Result<Option<u64>, Raised> {
-        self.fetch_canonical(linear)?;
-        match self.translate(linear, Access::Execute, self.privilege())? {
-            Place::Ram(offset) => Ok(Some(offset)),
-            Place::Device(_) | Place::ApicAccess(_) => Ok(None),
-        }
-    }
-
-    fn fetch_linear(&mut self, distance: u64) -> Result<u64, Raised> {
-        if self.mode_64 {
-            return Ok(self.rip().wrapping_add(distance));
-        }
-        let offset = self.rip().wrapping_add(distance) as u32 as u64;
-        self.linear(register::CS, offset, 1, Access::Execute)
-    }
-
-    fn fetch_canonical(&mut self, linear: u64) -> Result<(), Raised> {
-        if self.mode_64 && !Self::is_canonical(linear) {
-            return Err(self.general_protection(0));
-        }
-        Ok(())
-    }
-
-    fn fetch_byte(&mut self, distance: u64) -> Result<u8, Raised> {
-        let linear = self.fetch_linear(distance)?;
-        self.fetch_canonical(linear)?;
-        match self.translate(linear, Access::Execute, self.privilege())? {
-            Place::Ram(offset) => {
-                self.keep_code_of(offset & !0xfff);
-                Ok(self.ram.load(offset))
-            }
-            Place::Device(physical) => self.device_read(physical),
-            Place::ApicAccess(offset) => crate::vtx::apic_access_fetch(self, offset, linear),
-        }
     }
 }

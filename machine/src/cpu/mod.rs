@@ -14,6 +14,7 @@ pub mod device_access;
 pub mod events;
 pub mod execute;
 pub mod extended;
+mod fetch;
 pub mod flags;
 pub mod float;
 pub mod local_apic;

@@ -12,6 +12,8 @@ pub(super) struct Translation<'a> {
     pub(super) out: &'a mut Assembler,
     pub(super) stubs: &'a Stubs,
     pub(super) links: &'a mut Vec<Link>,
+    /// Whether the instruction at a RAM offset spans two pages: which block that is depends on the second.
+    pub(super) is_split: &'a dyn Fn(u64) -> bool,
     /// Where the instructions lie in the code buffer.
     pub(super) pool: usize,
     /// Where the block is entered.
@@ -39,11 +41,17 @@ pub(super) struct Translation<'a> {
 pub(super) type Entries<'a> = &'a dyn Fn(u64) -> Option<usize>;
 
 impl<'a> Translation<'a> {
-    pub(super) fn new(out: &'a mut Assembler, stubs: &'a Stubs, links: &'a mut Vec<Link>) -> Self {
+    pub(super) fn new(
+        out: &'a mut Assembler,
+        stubs: &'a Stubs,
+        links: &'a mut Vec<Link>,
+        is_split: &'a dyn Fn(u64) -> bool,
+    ) -> Self {
         Self {
             out,
             stubs,
             links,
+            is_split,
             pool: 0,
             entry: 0,
             offset: 0,

@@ -17,10 +17,11 @@ const NOT_EQUAL: u8 = 5;
 const FOUND: u8 = RCX;
 
 impl Translation<'_> {
-    /// Whether the byte at that distance from the block's start is in the same page.
+    /// Whether the block at that distance from this one's start is in the same page, all of it.
     fn is_near(&self, distance: i64) -> bool {
         let in_page = (self.offset & 0xfff) as i64;
         (0..4096).contains(&in_page.saturating_add(distance))
+            && !(self.is_split)(self.offset.wrapping_add(distance as u64))
     }
 
     /// Counts the block's instructions.
@@ -37,7 +38,7 @@ impl Translation<'_> {
             .arithmetic_immediate(Arithmetic::Add, Width::Quad, state::RIP, distance as i32);
         self.count();
         if !self.is_near(distance) {
-            // Into the next page: if it is not known there, whoever comes back finds RIP as it must be.
+            // Mostly into the next page: if it is not known there, whoever comes back finds RIP as it must be.
             self.out.load(Width::Quad, RDX, state::RIP);
             let misses = self.find();
             self.out.jump_to(Memory::at(FOUND, layout::CODE));

@@ -88,19 +88,22 @@ impl Translator {
         self.links.clear();
     }
 
-    /// Translates the block at RAM offset `offset`; `None` if there is no room. `translated` says what
-    /// other blocks were translated to, by RAM offset.
+    /// Translates the block at RAM offset `offset`; `None` if there is no room. `is_split` says whether the
+    /// instruction at a RAM offset of the same page spans two pages, `translated` what other blocks were
+    /// translated to, by RAM offset.
     pub(super) fn translate(
         &mut self,
         ops: &[Op],
         offset: u64,
+        is_split: impl Fn(u64) -> bool,
         translated: impl Fn(u64) -> Option<Code>,
     ) -> Option<Code> {
         self.assembler.start(self.buffer.position());
-        let entry = block::Translation::new(&mut self.assembler, &self.stubs, &mut self.links)
-            .translate(ops, offset, &|target| {
-                translated(target).map(|code| self.buffer.position_of(code))
-            });
+        let entry =
+            block::Translation::new(&mut self.assembler, &self.stubs, &mut self.links, &is_split)
+                .translate(ops, offset, &|target| {
+                    translated(target).map(|code| self.buffer.position_of(code))
+                });
         self.buffer.append(self.assembler.bytes())?;
         Some(self.buffer.code(entry))
     }
