@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output_file::OutputFile;
-use super::run::{GuestOptions, buffered};
+use super::run::{GuestOptions, buffered, say_unimplemented};
 use super::standard_output::print;
 use super::{CommandError, demonstration, exit_status};
 use crate::guest_run::Switch;
@@ -38,6 +38,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         let file = file.map_err(CommandError::Output)?;
         let watch = options.guest.console.panic_watch();
         let finished = demonstration::show(&run, file.map(buffered), &watch)?;
+        say_unimplemented(&options.guest.name(), &finished.report.unimplemented);
         if let Some(value) = finished.exit_value() {
             status = exit_status::of_guest(value);
         }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use machine::platform::Outcome;
+use machine::trace::Unimplemented;
 
 use super::command_line::CommandLine;
 use super::input_file::{read, read_kernel};
@@ -168,7 +169,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, CommandError> {
         })?
     };
     // How the run ended is said before anything that could not be written of it.
-    let judged = judge(&run, finished, &watch);
+    let judged = judge(&options.guest.name(), &run, finished, &watch);
     trace.map_or(Ok(()), TraceFile::finish)?;
     let finished = match judged? {
         Judged::Finished(finished) => *finished,
@@ -198,7 +199,19 @@ enum Judged {
     Stopped,
 }
 
-fn judge(run: &GuestRun, finished: Finished, watch: &PanicWatch) -> Result<Judged, CommandError> {
+/// Says which instructions the machine did not execute, as for a kernel on the bare machine.
+pub(super) fn say_unimplemented(guest: &str, unimplemented: &[Unimplemented]) {
+    for instruction in unimplemented {
+        message::say(format_args!("{guest}: {instruction}"));
+    }
+}
+
+fn judge(
+    guest: &str,
+    run: &GuestRun,
+    finished: Finished,
+    watch: &PanicWatch,
+) -> Result<Judged, CommandError> {
     if finished.report.outcome == Outcome::Stopped && watch.reason().is_none() {
         message::say(signals::caught().map_or_else(
             || "left".to_owned(),
@@ -214,7 +227,9 @@ fn judge(run: &GuestRun, finished: Finished, watch: &PanicWatch) -> Result<Judge
         ));
         return Ok(Judged::Stopped);
     }
-    Ok(Judged::Finished(Box::new(watch.judge(run, finished)?)))
+    let finished = watch.judge(run, finished)?;
+    say_unimplemented(guest, &finished.report.unimplemented);
+    Ok(Judged::Finished(Box::new(finished)))
 }
 
 /// Runs the guest with its console on the terminal.

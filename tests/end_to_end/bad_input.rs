@@ -246,5 +246,63 @@ fn a_kernel_with_an_instruction_that_is_not_implemented() {
     let at = format!("{ENTRY:#x}");
     let parts = ["66 0f 38 dc c1", &at, "32-bit"];
     refused(&posthaste(&["machine", "--kernel", file.path()]), &parts);
-    refused(&posthaste(&["run", "--kernel", file.path()]), &parts);
+    let of_guest = ["66 0f 38 dc c1", &at, "32-bit", "guest on processor"];
+    refused(&posthaste(&["run", "--kernel", file.path()]), &of_guest);
+}
+
+/// A guest that takes the #UD and goes on to its success hears of it as a kernel on the bare machine does.
+#[test]
+fn a_guest_that_survives_an_instruction_that_is_not_implemented() {
+    let code = surviving_invalid_opcodes(&[0x66, 0x0f, 0x38, 0xdc, 0xc1]);
+    let file = TemporaryFile::new("survives", &kernel(&code));
+    for (arguments, times) in [
+        (&["run", "--vcpus", "1", "--cpus", "1"][..], 1),
+        (&["compare", "--vcpus", "1", "--cpus", "1"], 2),
+    ] {
+        let ended = posthaste(&[arguments, &["--kernel", file.path()]].concat());
+        assert_eq!(ended.status, Some(0), "{ended:#?}");
+        let name = file.path().rsplit('/').next().unwrap_or_default();
+        let said = format!("posthaste: {name}: guest on processor 0: instruction not implemented");
+        assert_eq!(ended.errors.matches(&said).count(), times, "{ended:#?}");
+        assert!(ended.errors.contains("66 0f 38 dc c1"), "{ended:#?}");
+    }
+    let bare = posthaste(&["machine", "--cpus", "1", "--kernel", file.path()]);
+    assert_eq!(bare.status, Some(33), "{bare:#?}");
+    let said = "posthaste: processor 0: instruction not implemented";
+    assert_eq!(bare.errors.matches(said).count(), 1, "{bare:#?}");
+}
+
+/// 32-bit code that executes `instruction` with a handler of #UD that ends with success.
+fn surviving_invalid_opcodes(instruction: &[u8]) -> Vec<u8> {
+    // Tables below 1 MiB: a code descriptor, gate 6, and what LGDT and LIDT load.
+    const GDT: u32 = 0x7000;
+    const IDT: u32 = 0x7100;
+    const REGISTERS: u32 = 0x7200;
+    const HANDLER: u32 = 0x7300;
+    let mut code = Vec::new();
+    for (address, value) in [
+        (GDT + 8, 0x0000_ffff),
+        (GDT + 12, 0x00cf_9b00),
+        (IDT + 6 * 8, 8 << 16 | HANDLER),
+        (IDT + 6 * 8 + 4, 0x8e00),
+        (REGISTERS, GDT << 16 | 15),
+        (REGISTERS + 4, 0),
+        (REGISTERS + 8, IDT << 16 | 0x7ff),
+        (REGISTERS + 12, 0),
+        (HANDLER, 0xf4e6_10b0), // mov al, 10h; out 0f4h, al
+    ] {
+        code.extend([0xc7, 0x05]); // mov dword [address], value
+        code.extend(address.to_le_bytes());
+        code.extend(value.to_le_bytes());
+    }
+    code.extend([0x0f, 0x01, 0x15]); // lgdt [REGISTERS]
+    code.extend(REGISTERS.to_le_bytes());
+    code.extend([0x0f, 0x01, 0x1d]); // lidt [REGISTERS + 8]
+    code.extend((REGISTERS + 8).to_le_bytes());
+    code.extend([0xbc, 0, 0x60, 0, 0]); // mov esp, 6000h
+    code.push(0xea); // jmp 8:next
+    code.extend((ENTRY + code.len() as u32 + 6).to_le_bytes());
+    code.extend([8, 0]);
+    code.extend(instruction);
+    code
 }

@@ -8,5 +8,5 @@ mod sink;
 pub use counters::{CommandKind, Counters, Snapshot};
 pub(crate) use event::mix;
 pub use event::{Event, Trace};
-pub use report::Unimplemented;
+pub use report::{Owner, Unimplemented};
 pub use sink::EventSink;

@@ -4,6 +4,15 @@ use std::fmt;
 
 use iced_x86::{Decoder, DecoderOptions, FastFormatter};
 
+/// Whose code it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// The kernel's or the hypervisor's: outside VMX non-root operation.
+    Machine,
+    /// A guest's of the hypervisor that runs on the machine.
+    Guest,
+}
+
 /// An instruction that the machine does not execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Unimplemented {
@@ -17,6 +26,8 @@ pub struct Unimplemented {
     pub bits: u32,
     /// The processor that met it.
     pub processor: usize,
+    /// Whose code it is.
+    pub owner: Owner,
 }
 
 impl fmt::Display for Unimplemented {
@@ -26,9 +37,13 @@ impl fmt::Display for Unimplemented {
         let instruction =
             Decoder::with_ip(self.bits, bytes, self.address, DecoderOptions::NONE).decode();
         FastFormatter::new().format(&instruction, &mut text);
+        let whose = match self.owner {
+            Owner::Machine => "",
+            Owner::Guest => "guest on ",
+        };
         write!(
             f,
-            "processor {}: instruction not implemented, #UD raised: {text} (",
+            "{whose}processor {}: instruction not implemented, #UD raised: {text} (",
             self.processor
         )?;
         for (i, byte) in bytes.iter().enumerate() {
@@ -53,10 +68,14 @@ mod tests {
             address: 0x1000,
             bits: 64,
             processor: 2,
+            owner: Owner::Machine,
         };
-        assert_eq!(
-            report.to_string(),
-            "processor 2: instruction not implemented, #UD raised: rdrand eax (0f c7 f0) at 0x1000 in 64-bit code"
-        );
+        let text = "processor 2: instruction not implemented, #UD raised: rdrand eax (0f c7 f0) at 0x1000 in 64-bit code";
+        assert_eq!(report.to_string(), text);
+        let of_guest = Unimplemented {
+            owner: Owner::Guest,
+            ..report
+        };
+        assert_eq!(of_guest.to_string(), format!("guest on {text}"));
     }
 }

@@ -33,7 +33,7 @@ use super::{
     op::{self, Execute, Op},
     raise::Raised,
 };
-use crate::trace::Unimplemented;
+use crate::trace::{Owner, Unimplemented};
 
 /// A placeholder operation that raises #UD.
 pub const INVALID: Op = Op {
@@ -133,6 +133,11 @@ impl Cpu {
             address: self.instruction_start,
             bits: self.code_bits(),
             processor: self.index,
+            owner: if self.vmx.non_root {
+                Owner::Guest
+            } else {
+                Owner::Machine
+            },
         };
         self.platform.report_unimplemented(report);
     }
