@@ -329,6 +329,59 @@ fn a_call_to_a_tss_nests_and_iret_returns_to_the_caller() {
     );
 }
 
+// SDM 7.3 Task switching, step 7: nothing is written of a switch that cannot be written whole.
+#[test]
+fn a_task_switch_that_faults_has_written_nothing() {
+    const DIRECTORY: u64 = 0x1000;
+    const PAGES: u64 = 0x2000;
+    // CALL, which writes the new TSS's link, and JMP, which does not.
+    for (opcode, read_only, faults) in [
+        (0x9a, OTHER_TSS, true),
+        (0x9a, TSS, true),
+        (0x9a, GDT, true),
+        (0xea, OTHER_TSS, false),
+        (0xea, TSS, true),
+        (0xea, GDT, true),
+    ] {
+        let mut code = vec![opcode, 0, 0, 0, 0];
+        code.extend_from_slice(&OTHER_TASK.to_le_bytes());
+        let mut processor = kernel(&code);
+        let cpu = &mut processor.cpu;
+        add_task(cpu);
+        cpu.store(OTHER_TSS + 28, DIRECTORY as u32);
+        // The first 4 MBytes, where one page is read-only even for CPL 0.
+        cpu.store(DIRECTORY, PAGES as u32 | 7);
+        for page in 0..1024_u32 {
+            cpu.store(PAGES + u64::from(page) * 4, page << 12 | 7);
+        }
+        cpu.store(PAGES + (read_only >> 12) * 4, read_only as u32 | 5);
+        cpu.cr4 = 0;
+        cpu.cr3 = DIRECTORY;
+        cpu.cr0 |= cr0::PG | cr0::WP;
+        cpu.tlb.flush();
+        cpu.refresh_mode();
+        let memory = |cpu: &Cpu| {
+            let mut bytes = vec![0; 0x4000];
+            cpu.ram.read_bytes(GDT, &mut bytes);
+            // But for the IDT, which the test fills.
+            bytes[(IDT - GDT) as usize..][..0x1000].fill(0);
+            bytes
+        };
+        let before = memory(cpu);
+        let fault = fault_of(&mut processor);
+        let cpu = &processor.cpu;
+        if faults {
+            assert_eq!(fault, Some((14, 3)), "{opcode:x} {read_only:x}");
+            assert_eq!(cpu.cr2 & !0xfff, read_only, "{opcode:x}");
+            assert!(memory(cpu) == before, "{opcode:x} {read_only:x}");
+            assert_eq!(cpu.tr.selector, TASK);
+        } else {
+            // The new task begins where the first handler is.
+            assert_eq!((cpu.rip(), cpu.tr.selector), (HANDLER, OTHER_TASK));
+        }
+    }
+}
+
 #[test]
 fn a_jump_to_a_tss_frees_the_old_task_and_a_busy_one_is_refused() {
     let mut code = vec![0xea, 0, 0, 0, 0];

@@ -6,10 +6,12 @@ use arch::exception as vector;
 use super::{
     Cpu,
     descriptor::{Descriptor, LOCAL, RPL, SystemType, is_null},
+    op,
     raise::{Exception, Raised},
     register::number::RAX,
     segment::{Segment, register, rights},
     stack_frame::{Item, StackFrame},
+    tlb::Privilege,
 };
 use crate::vtx::intercept;
 
@@ -141,6 +143,7 @@ impl Cpu {
             return Err(self.selector_fault(vector::INVALID_TSS, selector));
         }
         let task = self.read_task(&new_tss, new_layout)?;
+        self.probe_switch(&descriptor, &new_tss, how)?;
         self.leave_task(how)?;
         if matches!(how, TaskSwitch::Call | TaskSwitch::Gate) {
             let link = self.tr.selector;
@@ -200,14 +203,55 @@ impl Cpu {
         }
     }
 
-    /// Saves the state of the task in TR and makes it available again, unless it stays nested.
-    fn leave_task(&mut self, how: TaskSwitch) -> Result<(), Raised> {
-        let tss = self.tr;
-        let layout = if tss.rights & 8 != 0 {
+    /// All that a switch writes is writable before anything is written (SDM 7.3, step 7).
+    fn probe_switch(
+        &mut self,
+        descriptor: &Descriptor,
+        new_tss: &Segment,
+        how: TaskSwitch,
+    ) -> Result<(), Raised> {
+        let probe = |cpu: &mut Self, linear: u64| {
+            cpu.probe_linear::<u8>(linear, op::FLAT, Privilege::Supervisor)
+        };
+        let layout = self.current_layout();
+        let saved = [
+            layout.instruction_pointer,
+            layout.segments + u64::from(layout.segment_count) * layout.word.size() - 1,
+        ];
+        for at in saved {
+            probe(self, self.tr.base.wrapping_add(at))?;
+        }
+        if matches!(how, TaskSwitch::Call | TaskSwitch::Gate) {
+            probe(self, new_tss.base)?;
+        }
+        if how != TaskSwitch::Return {
+            probe(self, descriptor.address.wrapping_add(5))?;
+        }
+        if matches!(how, TaskSwitch::Jump | TaskSwitch::Return) {
+            probe(self, self.current_task_type())?;
+        }
+        Ok(())
+    }
+
+    /// The layout of the TSS in TR.
+    fn current_layout(&self) -> &'static Layout {
+        if self.tr.rights & 8 != 0 {
             &TSS_32
         } else {
             &TSS_16
-        };
+        }
+    }
+
+    /// The linear address of the byte with the type in the descriptor of the TSS in TR.
+    fn current_task_type(&self) -> u64 {
+        let index = u64::from(self.tr.selector & !7);
+        self.gdtr.base.wrapping_add(index).wrapping_add(5)
+    }
+
+    /// Saves the state of the task in TR and makes it available again, unless it stays nested.
+    fn leave_task(&mut self, how: TaskSwitch) -> Result<(), Raised> {
+        let tss = self.tr;
+        let layout = self.current_layout();
         let mut flags = self.rflags();
         if how == TaskSwitch::Return {
             flags &= !rflags::NT;
@@ -226,11 +270,7 @@ impl Cpu {
             self.write_system(linear, selector)?;
         }
         if matches!(how, TaskSwitch::Jump | TaskSwitch::Return) {
-            let place = self
-                .gdtr
-                .base
-                .wrapping_add(u64::from(tss.selector & !7))
-                .wrapping_add(5);
+            let place = self.current_task_type();
             let byte: u8 = self.read_system(place)?;
             self.write_system(place, byte & !2)?;
         }
