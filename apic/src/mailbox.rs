@@ -232,6 +232,12 @@ impl InterruptMailbox {
         }
     }
 
+    /// Takes the vectors alone, the edge-triggered and the level-triggered: the owner's local APIC stops
+    /// taking them. Everything else stays for [`Self::take`]. For the owner alone.
+    pub fn take_vectors(&self) -> ([u64; 4], [u64; 4]) {
+        (take_words(&self.edge), take_words(&self.level))
+    }
+
     fn update_events(&self, change: impl Fn(u32) -> u32) {
         let mut old = self.events.load(Ordering::Relaxed);
         while let Err(now) =
@@ -278,6 +284,20 @@ mod tests {
                 assert_eq!(mailbox.take(), Taken::default());
             }
         }
+    }
+
+    #[test]
+    fn vectors_are_taken_without_the_events() {
+        let mailbox = InterruptMailbox::new();
+        mailbox.post_vector(0x31, TriggerMode::Level);
+        mailbox.post_vector(0x0f, TriggerMode::Edge);
+        mailbox.post_non_maskable();
+        let (edge, level) = mailbox.take_vectors();
+        assert_eq!(vectors_of(edge).collect::<Vec<_>>(), [0x0f]);
+        assert_eq!(vectors_of(level).collect::<Vec<_>>(), [0x31]);
+        assert!(mailbox.attention());
+        let taken = mailbox.take();
+        assert_eq!((taken.vectors().count(), taken.non_maskable), (0, 1));
     }
 
     #[test]

@@ -57,6 +57,29 @@ pub const fn descriptor_address(entry: u64, physical_address_width: u32) -> Resu
     }
 }
 
+/// The valid entry that names the descriptor at physical address `descriptor`.
+///
+/// # Errors
+/// The address is misaligned or too wide.
+pub const fn entry_for(
+    descriptor: u64,
+    physical_address_width: u32,
+) -> Result<PidPointerEntry, TableError> {
+    if descriptor & PidPointerEntry::LOW_BITS != 0 {
+        return Err(TableError::Misaligned {
+            address: descriptor,
+        });
+    }
+    let entry = PidPointerEntry::new(descriptor);
+    if entry.descriptor(physical_address_width).is_none() {
+        return Err(TableError::BeyondAddressWidth {
+            address: descriptor,
+            width: physical_address_width,
+        });
+    }
+    Ok(entry)
+}
+
 /// Which virtual APIC IDs the guest can send to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ApicIdSpace {
@@ -176,18 +199,7 @@ impl<'a> PidPointerTable<'a> {
     /// The ID has no entry or is the xAPIC broadcast; the address is misaligned or too wide.
     pub fn set(&self, apic_id: u32, descriptor: u64) -> Result<(), TableError> {
         let entry = self.entry(apic_id)?;
-        if descriptor & PidPointerEntry::LOW_BITS != 0 {
-            return Err(TableError::Misaligned {
-                address: descriptor,
-            });
-        }
-        let value = PidPointerEntry::new(descriptor);
-        if value.descriptor(self.physical_address_width).is_none() {
-            return Err(TableError::BeyondAddressWidth {
-                address: descriptor,
-                width: self.physical_address_width,
-            });
-        }
+        let value = entry_for(descriptor, self.physical_address_width)?;
         // Release: whoever reads the entry also sees the descriptor initialized.
         entry.store(value.0, Ordering::Release);
         Ok(())

@@ -61,6 +61,22 @@ impl Identity {
         }
     }
 
+    /// The ID that physical destinations name it by; `None` while its local APIC is disabled.
+    // SDM 10.6.2.1 Physical Destination Mode, 10.12.9 ICR Operation in x2APIC Mode.
+    pub fn physical_id(&self) -> Option<u32> {
+        match self.mode {
+            ApicMode::Disabled => None,
+            ApicMode::Xapic => Some(u32::from(self.xapic_id)),
+            ApicMode::X2apic => Some(self.x2apic_id),
+        }
+    }
+
+    /// Whether it takes fixed interrupts.
+    // SDM 10.4.3 Enabling or Disabling the Local APIC, 10.4.7.2.
+    pub fn takes_fixed(&self) -> bool {
+        self.software_enabled && self.mode != ApicMode::Disabled
+    }
+
     fn matches(&self, destination: Destination, mode: DestinationMode) -> bool {
         if self.mode == ApicMode::Disabled {
             return false;
@@ -73,8 +89,7 @@ impl Identity {
             Destination::X2apic(id) => id,
         };
         match (mode, self.mode) {
-            (DestinationMode::Physical, ApicMode::X2apic) => id == self.x2apic_id,
-            (DestinationMode::Physical, _) => id == u32::from(self.xapic_id),
+            (DestinationMode::Physical, _) => self.physical_id() == Some(id),
             // SDM 10.12.10.1 Logical Destination Mode in x2APIC Mode.
             (DestinationMode::Logical, ApicMode::X2apic) => {
                 id >> 16 == self.logical_destination >> 16
@@ -205,7 +220,7 @@ impl Recipients<'_> {
         // SDM 10.4.7.2 Local APIC State After It Has Been Software Disabled: still responds to
         // INIT, NMI, SMI and SIPI.
         let takes = match self.delivery {
-            Delivery::Fixed { .. } => processor.software_enabled,
+            Delivery::Fixed { .. } => processor.takes_fixed(),
             Delivery::NonMaskable
             | Delivery::SystemManagement
             | Delivery::Init

@@ -25,6 +25,8 @@ pub enum Phase {
     Illegal,
     /// A rewritten xAPIC ID.
     XapicId,
+    /// A local APIC that is disabled for a while.
+    Disabled,
     /// The local APIC timer in the middle of a storm.
     Timer,
     /// No interrupts: work for a comparison of speed. Only on demand.
@@ -33,7 +35,7 @@ pub enum Phase {
 
 impl Phase {
     /// All that send interrupts, in the order in which they run.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Unicast,
         Self::Halted,
         Self::Storm,
@@ -45,12 +47,13 @@ impl Phase {
         Self::Tpr,
         Self::Illegal,
         Self::XapicId,
+        Self::Disabled,
         Self::Timer,
     ];
 
     /// Those, and what runs only on demand.
-    pub const KNOWN: [Self; 13] = {
-        let mut known = [Self::Compute; 13];
+    pub const KNOWN: [Self; 14] = {
+        let mut known = [Self::Compute; 14];
         let mut index = 0;
         while index < Self::ALL.len() {
             known[index] = Self::ALL[index];
@@ -73,6 +76,7 @@ impl Phase {
             Self::Tpr => "tpr",
             Self::Illegal => "illegal",
             Self::XapicId => "xapic_id",
+            Self::Disabled => "disabled",
             Self::Timer => "timer",
             Self::Compute => "compute",
         }
@@ -126,7 +130,7 @@ mod tests {
         }
         assert_eq!(Phase::from_name("Unicast"), None);
         assert_eq!(Phase::from_name("compute"), Some(Phase::Compute));
-        assert_eq!(Phase::Compute.number(), 13);
+        assert_eq!(Phase::Compute.number(), 14);
         assert!(!PhaseSet::ALL.contains(Phase::Compute));
     }
 }

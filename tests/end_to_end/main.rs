@@ -7,6 +7,7 @@ mod elf;
 mod entry_failure;
 mod exit_status;
 mod figures;
+mod inhibitions;
 mod json;
 mod non_maskable;
 mod processor_models;

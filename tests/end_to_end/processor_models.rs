@@ -96,6 +96,34 @@ fn without_apic_virtualization() {
     );
 }
 
+/// What the hypervisor says it uses is what the machine counts, whatever is switched off.
+#[test]
+fn ipi_virtualization_is_used_exactly_if_it_is_said_to_be() {
+    for option in [
+        "", "ipiv", "vm.ipiv", "pi", "vid", "apicreg", "apicv", "vpid",
+    ] {
+        for apic in [ApicMode::X2apic, ApicMode::Xapic] {
+            let run = GuestRun {
+                guest_options: "phases=unicast rounds=50".to_owned(),
+                hypervisor_options: match option {
+                    "" => String::new(),
+                    _ => format!("{option}=off"),
+                },
+                apic,
+                ..GuestRun::default()
+            };
+            let finished = run
+                .run(Box::new(|_, _| {}))
+                .unwrap_or_else(|error| panic!("{option} {}: {error}", apic.name()));
+            let (processor, used) = capability(&finished, "ipi_virtualization");
+            assert_eq!(processor, "yes");
+            let virtualizes = finished.result.virtualized_ipis != 0;
+            assert_eq!(used == "yes", virtualizes, "{option} {}", apic.name());
+            assert_eq!(virtualizes, matches!(option, "" | "vpid"), "{option}");
+        }
+    }
+}
+
 #[test]
 fn without_vtx_one_line_says_so() {
     let run = on(VirtualizationLevel::None, ApicMode::X2apic);

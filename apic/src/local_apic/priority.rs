@@ -25,9 +25,19 @@ impl<P: RegisterPage> LocalApic<P> {
     /// A fixed interrupt arrives.
     // SDM 10.8.4 Interrupt Acceptance for Fixed Interrupts.
     pub fn accept(&mut self, vector: u8, trigger_mode: TriggerMode) -> Acceptance {
-        if !self.is_software_enabled() {
+        if self.is_software_enabled() {
+            self.complete_reception(vector, trigger_mode)
+        } else {
             Acceptance::Ignored
-        } else if vector < 16 {
+        }
+    }
+
+    /// A fixed interrupt arrives whose reception was under way before the local APIC may have been
+    /// software-disabled.
+    // SDM 10.4.7.2 Local APIC State After It Has Been Software Disabled: the reception of any IPIs that
+    // are in progress when the APIC is disabled is completed first.
+    pub fn complete_reception(&mut self, vector: u8, trigger_mode: TriggerMode) -> Acceptance {
+        if vector < 16 {
             self.record_error(ApicError::ReceiveIllegalVector);
             Acceptance::IllegalVector
         } else if self.request(vector, trigger_mode) {

@@ -139,10 +139,11 @@ pub(super) enum Check {
     DeadlineEarly,
     DeadlineCleared,
     DeliveryStatusClears,
+    HeldWhileDisabled,
 }
 
 impl Check {
-    const ALL: [(Self, &'static str); 20] = [
+    const ALL: [(Self, &'static str); 21] = [
         (
             Self::PendingWhileMasked,
             "an interrupt is pending in IRR while IF is 0",
@@ -210,6 +211,10 @@ impl Check {
         (
             Self::DeliveryStatusClears,
             "the delivery status of the interrupt command register clears",
+        ),
+        (
+            Self::HeldWhileDisabled,
+            "what is pending in IRR stays there while the local APIC is software-disabled",
         ),
     ];
 }

@@ -7,8 +7,6 @@ use arch::{
     vmx_control::{pin, primary, secondary, tertiary},
 };
 
-use super::ipi_virtualization::IpiPlan;
-
 /// What may be used for virtual APICs: what the processor has, less what a boot option switched off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ApicFeatures {
@@ -24,6 +22,9 @@ pub struct ApicFeatures {
     pub virtual_interrupt_delivery: bool,
     /// "Process posted interrupts".
     pub posted_interrupts: bool,
+    /// "IPI virtualization"; only with all the others, so that it removes exits rather than adding ways to
+    /// lose interrupts: sender and receiver both in hardware, in either mode.
+    pub ipi_virtualization: bool,
 }
 
 impl ApicFeatures {
@@ -35,17 +36,48 @@ impl ApicFeatures {
         register_virtualization: true,
         virtual_interrupt_delivery: true,
         posted_interrupts: true,
+        ipi_virtualization: true,
     };
+}
 
-    /// Whether IPI virtualization has what it stands on, so that it removes exits rather than adding
-    /// ways to lose interrupts: sender and receiver both in hardware.
-    pub const fn carry_ipi_virtualization(self) -> bool {
-        self.tpr_shadow
-            && self.apic_accesses
-            && self.x2apic_mode
-            && self.register_virtualization
-            && self.virtual_interrupt_delivery
-            && self.posted_interrupts
+/// Where a vCPU's xAPIC page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApicPage {
+    /// At FEE00000H, where the APIC-access page is mapped.
+    InPlace,
+    /// Somewhere else: accesses there exit as EPT violations, and FEE00000H is none of its local APIC's.
+    Moved,
+}
+
+/// Whether a local APIC takes fixed interrupts (SDM 10.4.7.2 Local APIC State After It Has Been Software
+/// Disabled).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoftwareState {
+    /// Bit 8 of the spurious-interrupt vector register is 1.
+    Enabled,
+    /// It is 0.
+    Disabled,
+}
+
+/// What of a local APIC decides how it is virtualized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalApicState {
+    /// The mode.
+    pub mode: ApicMode,
+    /// The place of the page, in xAPIC mode.
+    pub page: ApicPage,
+    /// Whether it takes fixed interrupts.
+    pub software: SoftwareState,
+}
+
+impl LocalApicState {
+    /// In `mode`, enabled, the page where it is after reset.
+    pub const fn enabled(mode: ApicMode) -> Self {
+        Self {
+            mode,
+            page: ApicPage::InPlace,
+            software: SoftwareState::Enabled,
+        }
     }
 }
 
@@ -69,22 +101,26 @@ pub struct ApicControls {
 }
 
 impl ApicControls {
-    /// The controls for a mode, as far as the features go. Every combination this gives passes the
+    /// The controls for a local APIC, as far as the features go. Every combination this gives passes the
     /// VM-entry checks (SDM 26.2.1.1).
-    pub const fn new(features: ApicFeatures, mode: ApicMode, plan: IpiPlan) -> Self {
+    pub const fn new(features: ApicFeatures, state: LocalApicState) -> Self {
         let shadow = features.tpr_shadow;
         // SDM 26.2.1.1: without the TPR shadow none of the others may be 1, and the two ways to
         // virtualize accesses exclude each other.
-        let (apic_accesses, x2apic_mode) = match mode {
-            ApicMode::Disabled => (false, false),
+        let (apic_accesses, x2apic_mode) = match (state.mode, state.page) {
+            (ApicMode::Disabled, _) | (ApicMode::Xapic, ApicPage::Moved) => (false, false),
             // Without the shadow an access still exits as an APIC access.
-            ApicMode::Xapic => (features.apic_accesses, false),
-            ApicMode::X2apic => (false, shadow && features.x2apic_mode),
+            (ApicMode::Xapic, ApicPage::InPlace) => (features.apic_accesses, false),
+            (ApicMode::X2apic, _) => (false, shadow && features.x2apic_mode),
         };
-        // A disabled local APIC takes no interrupt, so nothing may be delivered behind its back. And
-        // without virtualized accesses EOI would be in software while delivery is not.
+        // Without virtualized accesses EOI would be in software while delivery is not.
         let hardware = shadow && (apic_accesses || x2apic_mode);
-        let delivery = hardware && features.virtual_interrupt_delivery;
+        // SDM 30.1.5, 30.6: the processor requests self-IPIs and posted interrupts whatever the
+        // spurious-interrupt vector register says. A software-disabled local APIC accepts neither, but it
+        // delivers what is pending (SDM 10.4.7.2): software does.
+        let delivery = hardware
+            && features.virtual_interrupt_delivery
+            && matches!(state.software, SoftwareState::Enabled);
         Self {
             tpr_shadow: shadow,
             apic_accesses,
@@ -92,11 +128,7 @@ impl ApicControls {
             register_virtualization: hardware && features.register_virtualization,
             virtual_interrupt_delivery: delivery,
             posted_interrupts: delivery && features.posted_interrupts,
-            // SDM 30.1.6; A4: in xAPIC mode without register virtualization the guest's write of the
-            // destination would exit anyway.
-            ipi_virtualization: delivery
-                && features.carry_ipi_virtualization()
-                && matches!(plan, IpiPlan::Virtualize),
+            ipi_virtualization: delivery && features.ipi_virtualization,
         }
     }
 
@@ -248,65 +280,122 @@ impl X2apicMsrPlan {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use IpiPlan::{Software, Virtualize};
 
     const MODES: [ApicMode; 3] = [ApicMode::Disabled, ApicMode::Xapic, ApicMode::X2apic];
 
     fn all_features() -> impl Iterator<Item = ApicFeatures> {
-        (0..64u32).map(|bits| ApicFeatures {
+        (0..128u32).map(|bits| ApicFeatures {
             tpr_shadow: bits & 1 != 0,
             apic_accesses: bits & 2 != 0,
             x2apic_mode: bits & 4 != 0,
             register_virtualization: bits & 8 != 0,
             virtual_interrupt_delivery: bits & 16 != 0,
             posted_interrupts: bits & 32 != 0,
+            ipi_virtualization: bits & 64 != 0,
         })
     }
 
-    /// SDM 26.2.1.1, for every set of features, mode and plan.
+    fn all_states() -> impl Iterator<Item = LocalApicState> {
+        MODES.into_iter().flat_map(|mode| {
+            [ApicPage::InPlace, ApicPage::Moved]
+                .into_iter()
+                .flat_map(move |page| {
+                    [SoftwareState::Enabled, SoftwareState::Disabled].map(|software| {
+                        LocalApicState {
+                            mode,
+                            page,
+                            software,
+                        }
+                    })
+                })
+        })
+    }
+
+    fn enabled(features: ApicFeatures, mode: ApicMode) -> ApicControls {
+        ApicControls::new(features, LocalApicState::enabled(mode))
+    }
+
+    /// SDM 26.2.1.1, for every set of features and state.
     #[test]
     fn every_combination_passes_the_entry_checks() {
         for features in all_features() {
-            for mode in MODES {
-                for plan in [Virtualize, Software] {
-                    let c = ApicControls::new(features, mode, plan);
-                    if !c.tpr_shadow {
-                        assert!(!c.x2apic_mode && !c.register_virtualization);
-                        assert!(!c.virtual_interrupt_delivery && !c.ipi_virtualization);
-                        assert_ne!(c.primary_bits() & primary::CR8_LOAD_EXITING, 0);
-                    }
-                    assert!(!(c.apic_accesses && c.x2apic_mode));
-                    assert!(!c.posted_interrupts || c.virtual_interrupt_delivery);
-                    assert!(!c.ipi_virtualization || plan == Virtualize);
+            for state in all_states() {
+                let c = ApicControls::new(features, state);
+                if !c.tpr_shadow {
+                    assert!(!c.x2apic_mode && !c.register_virtualization);
+                    assert!(!c.virtual_interrupt_delivery && !c.ipi_virtualization);
+                    assert_ne!(c.primary_bits() & primary::CR8_LOAD_EXITING, 0);
+                }
+                assert!(!(c.apic_accesses && c.x2apic_mode));
+                assert!(!c.posted_interrupts || c.virtual_interrupt_delivery);
+                assert!(!c.ipi_virtualization || features.ipi_virtualization);
+            }
+        }
+    }
+
+    /// SDM 10.4.7.2: whatever the processor would put into IRR by itself is software's business.
+    #[test]
+    fn nothing_is_requested_behind_the_back_of_a_disabled_apic() {
+        for features in all_features() {
+            for state in all_states() {
+                let c = ApicControls::new(features, state);
+                if state.software == SoftwareState::Disabled || state.mode == ApicMode::Disabled {
+                    assert!(!c.virtual_interrupt_delivery, "self-IPIs");
+                    assert!(!c.posted_interrupts && !c.ipi_virtualization);
+                    assert!(!c.x2apic_msrs().write_passes(0x83f));
                 }
             }
         }
+        let registers = ApicControls::new(
+            ApicFeatures::ALL,
+            LocalApicState {
+                software: SoftwareState::Disabled,
+                ..LocalApicState::enabled(ApicMode::Xapic)
+            },
+        );
+        assert!(registers.register_virtualization, "the rest stays");
+    }
+
+    #[test]
+    fn where_the_page_was_is_memory_when_it_has_moved() {
+        let moved = LocalApicState {
+            page: ApicPage::Moved,
+            ..LocalApicState::enabled(ApicMode::Xapic)
+        };
+        let c = ApicControls::new(ApicFeatures::ALL, moved);
+        assert!(c.tpr_shadow && c.secondary_bits() == 0 && c.pin_bits() == 0);
+        let x2apic = LocalApicState {
+            mode: ApicMode::X2apic,
+            ..moved
+        };
+        assert_eq!(
+            ApicControls::new(ApicFeatures::ALL, x2apic),
+            enabled(ApicFeatures::ALL, ApicMode::X2apic),
+            "there is no page in x2APIC mode"
+        );
     }
 
     /// Prior-art B2: passed through without APIC virtualization the guest would write the real ICR.
     #[test]
     fn the_physical_icr_is_never_within_reach() {
         for features in all_features() {
-            for mode in MODES {
-                for plan in [Virtualize, Software] {
-                    let c = ApicControls::new(features, mode, plan);
-                    let msrs = c.x2apic_msrs();
-                    assert_eq!(
-                        msrs.write_passes(0x830),
-                        c.ipi_virtualization && c.x2apic_mode
-                    );
-                    for msr in 0x800..=0x8ff {
-                        let virtualized = match msr {
-                            0x808 => c.x2apic_mode,
-                            0x80b | 0x83f => c.virtual_interrupt_delivery && c.x2apic_mode,
-                            0x830 => c.ipi_virtualization && c.x2apic_mode,
-                            _ => false,
-                        };
-                        assert!(!msrs.write_passes(msr) || virtualized, "write {msr:#x}");
-                        let from_page =
-                            c.x2apic_mode && (msr == 0x808 || c.register_virtualization);
-                        assert!(!msrs.read_passes(msr) || from_page, "read {msr:#x}");
-                    }
+            for state in all_states() {
+                let c = ApicControls::new(features, state);
+                let msrs = c.x2apic_msrs();
+                assert_eq!(
+                    msrs.write_passes(0x830),
+                    c.ipi_virtualization && c.x2apic_mode
+                );
+                for msr in 0x800..=0x8ff {
+                    let virtualized = match msr {
+                        0x808 => c.x2apic_mode,
+                        0x80b | 0x83f => c.virtual_interrupt_delivery && c.x2apic_mode,
+                        0x830 => c.ipi_virtualization && c.x2apic_mode,
+                        _ => false,
+                    };
+                    assert!(!msrs.write_passes(msr) || virtualized, "write {msr:#x}");
+                    let from_page = c.x2apic_mode && (msr == 0x808 || c.register_virtualization);
+                    assert!(!msrs.read_passes(msr) || from_page, "read {msr:#x}");
                 }
             }
         }
@@ -314,7 +403,7 @@ mod tests {
 
     #[test]
     fn all_features_in_each_mode() {
-        let x2apic = ApicControls::new(ApicFeatures::ALL, ApicMode::X2apic, Virtualize);
+        let x2apic = enabled(ApicFeatures::ALL, ApicMode::X2apic);
         assert!(x2apic.ipi_virtualization && x2apic.posted_interrupts && !x2apic.apic_accesses);
         assert_eq!(x2apic.tertiary_bits(), 1 << 4);
         assert_eq!(x2apic.secondary_bits(), 1 << 4 | 1 << 8 | 1 << 9);
@@ -346,17 +435,28 @@ mod tests {
             !msrs.read_passes(0x7ff) && !msrs.write_passes(0x900) && !msrs.read_passes(u32::MAX)
         );
 
-        let xapic = ApicControls::new(ApicFeatures::ALL, ApicMode::Xapic, Virtualize);
+        let xapic = enabled(ApicFeatures::ALL, ApicMode::Xapic);
         assert!(xapic.ipi_virtualization && xapic.apic_accesses && !xapic.x2apic_mode);
         assert_eq!(xapic.x2apic_msrs(), X2apicMsrPlan::ALL_EXIT);
 
-        let disabled = ApicControls::new(ApicFeatures::ALL, ApicMode::Disabled, Virtualize);
+        let disabled = enabled(ApicFeatures::ALL, ApicMode::Disabled);
         assert!(disabled.tpr_shadow && disabled.secondary_bits() == 0 && disabled.pin_bits() == 0);
     }
 
+    /// B5 number 11: switched off by an option, on a processor that has it: the control stays 0 and the
+    /// ICR is intercepted, whatever else changes.
     #[test]
-    fn inhibited_the_icr_is_intercepted_and_the_control_off_together() {
-        let c = ApicControls::new(ApicFeatures::ALL, ApicMode::X2apic, Software);
+    fn b5_11_switched_off_stays_off() {
+        let features = ApicFeatures {
+            ipi_virtualization: false,
+            ..ApicFeatures::ALL
+        };
+        for state in all_states() {
+            let c = ApicControls::new(features, state);
+            assert_eq!(c.tertiary_bits(), 0);
+            assert!(!c.x2apic_msrs().write_passes(0x830));
+        }
+        let c = enabled(features, ApicMode::X2apic);
         assert_eq!(c.tertiary_bits(), 0);
         assert!(!c.x2apic_msrs().write_passes(0x830));
         assert!(
@@ -371,7 +471,7 @@ mod tests {
             virtual_interrupt_delivery: false,
             ..ApicFeatures::ALL
         };
-        let c = ApicControls::new(features, ApicMode::X2apic, Virtualize);
+        let c = enabled(features, ApicMode::X2apic);
         assert!(c.register_virtualization && !c.x2apic_msrs().read_passes(0x80a));
         assert!(!c.x2apic_msrs().write_passes(0x80b) && !c.ipi_virtualization);
     }

@@ -1,8 +1,8 @@
 //! What each vCPU's local APIC answers to, where senders on other processors can read it.
 //!
 //! Each vCPU publishes its own line, whole words at a time, when the guest changes its mode, IDs or
-//! software enable. The first word alone decides the common case of a unicast; the rest is for
-//! `apic::routing`.
+//! software enable. It is for `apic::routing`; the common case of a unicast is answered by
+//! [`IpiVirtualization::taker`](super::ipi_virtualization::IpiVirtualization::taker).
 
 use alloc::{boxed::Box, vec::Vec};
 
@@ -13,23 +13,10 @@ use apic::{
 };
 
 const SOFTWARE_ENABLED: u64 = 1 << 2;
-/// The vCPU takes a fixed interrupt that names its number: enabled, and its ID is what it was born
-/// with.
-const TAKES_UNICAST: u64 = 1 << 3;
-const PAGE_MOVED: u64 = 1 << 4;
-
-/// Where a vCPU's xAPIC page is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ApicPage {
-    /// At FEE00000H, where the APIC-access page is mapped.
-    InPlace,
-    /// Somewhere else: accesses there are not virtualized.
-    Moved,
-}
 
 #[derive(Debug)]
 struct Line {
-    /// Bits 1:0 mode, 2 software-enabled, 3 takes unicast, 4 page moved, 15:8 xAPIC ID, 63:32 x2APIC ID.
+    /// Bits 1:0 mode, 2 software-enabled, 15:8 xAPIC ID, 63:32 x2APIC ID.
     identity: AtomicU64,
     /// LDR and, above, DFR.
     logical: AtomicU64,
@@ -79,25 +66,22 @@ impl IdentityBoard {
     }
 
     /// Replaces a vCPU's line; by its owner only.
-    pub fn publish(&self, vcpu: u32, identity: &Identity, page: ApicPage) {
+    pub fn publish(&self, vcpu: u32, identity: &Identity) {
         let Some(line) = self.lines.get(vcpu as usize) else {
             return;
         };
-        let own_id = match identity.mode {
-            ApicMode::X2apic => true,
-            ApicMode::Xapic => u32::from(identity.xapic_id) == identity.x2apic_id,
-            ApicMode::Disabled => false,
+        let enabled = if identity.software_enabled {
+            SOFTWARE_ENABLED
+        } else {
+            0
         };
-        let flag = |bit: u64, on: bool| if on { bit } else { 0 };
         line.logical.store(
             u64::from(identity.logical_destination) | u64::from(identity.destination_format) << 32,
             Ordering::SeqCst,
         );
         line.identity.store(
             mode_bits(identity.mode)
-                | flag(SOFTWARE_ENABLED, identity.software_enabled)
-                | flag(TAKES_UNICAST, own_id && identity.software_enabled)
-                | flag(PAGE_MOVED, page == ApicPage::Moved)
+                | enabled
                 | u64::from(identity.xapic_id) << 8
                 | u64::from(identity.x2apic_id) << 32,
             Ordering::SeqCst,
@@ -112,21 +96,6 @@ impl IdentityBoard {
         if let Some(line) = self.lines.get(vcpu as usize) {
             line.priority.store(priority.into(), Ordering::Relaxed);
         }
-    }
-
-    /// Whether vCPU `vcpu` takes a fixed interrupt sent to the physical ID `vcpu`.
-    #[inline]
-    pub fn takes_unicast(&self, vcpu: u32) -> bool {
-        self.lines
-            .get(vcpu as usize)
-            .is_some_and(|line| line.identity.load(Ordering::Acquire) & TAKES_UNICAST != 0)
-    }
-
-    /// Whether a vCPU moved its page.
-    pub fn any_page_moved(&self) -> bool {
-        self.lines
-            .iter()
-            .any(|line| line.identity.load(Ordering::SeqCst) & PAGE_MOVED != 0)
     }
 
     /// One line.
@@ -177,7 +146,7 @@ mod tests {
             (born.mode, born.x2apic_id, born.xapic_id),
             (ApicMode::Xapic, 2, 2)
         );
-        assert!(!born.software_enabled && !board.takes_unicast(2));
+        assert!(!born.software_enabled);
         for mode in [ApicMode::Disabled, ApicMode::Xapic, ApicMode::X2apic] {
             let identity = Identity {
                 x2apic_id: 2,
@@ -188,41 +157,12 @@ mod tests {
                 software_enabled: true,
                 priority: 0x7c,
             };
-            board.publish(2, &identity, ApicPage::Moved);
-            assert!(board.any_page_moved());
+            board.publish(2, &identity);
             assert_eq!(board.identity(2), Some(identity));
         }
         let mut all = Vec::new();
         board.snapshot(&mut all);
         assert_eq!(all.len(), 3);
         assert_eq!(board.identity(3), None);
-    }
-
-    #[test]
-    fn only_an_enabled_apic_with_its_own_id_takes_the_short_way() {
-        let board = IdentityBoard::new(2);
-        for (mode, xapic_id, software_enabled, expected) in [
-            (ApicMode::Xapic, 1, true, true),
-            (ApicMode::Xapic, 1, false, false),
-            (ApicMode::Xapic, 7, true, false),
-            (ApicMode::X2apic, 7, true, true),
-            (ApicMode::X2apic, 1, false, false),
-            (ApicMode::Disabled, 1, true, false),
-        ] {
-            let identity = Identity {
-                mode,
-                xapic_id,
-                software_enabled,
-                ..board.identity(1).unwrap()
-            };
-            board.publish(1, &identity, ApicPage::InPlace);
-            assert!(!board.any_page_moved());
-            assert_eq!(
-                board.takes_unicast(1),
-                expected,
-                "{mode:?} {xapic_id} {software_enabled}"
-            );
-        }
-        assert!(!board.takes_unicast(2), "no such vCPU");
     }
 }

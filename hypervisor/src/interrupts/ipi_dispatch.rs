@@ -12,7 +12,6 @@ use apic::routing::{
 use arch::interrupt_command::{DELIVERY_STATUS, InterruptCommand, TriggerMode, X2APIC_RESERVED};
 
 use super::{
-    ipi_virtualization::Inhibition,
     posting::{Sender, Signal},
     vm_interrupts::VmInterrupts,
 };
@@ -27,8 +26,8 @@ pub struct IpiDispatcher {
     identities: Vec<Identity>,
 }
 
-/// The common case of [`IpiDispatcher::dispatch`]: a fixed, physical unicast by x2APIC ID. `None` if
-/// the command is anything else; nothing was done then.
+/// The common case of [`IpiDispatcher::dispatch`]: a fixed, physical unicast that one vCPU takes. `None`
+/// if the command is anything else; nothing was done then.
 #[inline]
 pub fn dispatch_unicast(
     vm: &VmInterrupts,
@@ -36,15 +35,10 @@ pub fn dispatch_unicast(
     destination: u32,
     sender: Sender,
 ) -> Option<Signal> {
-    if low & NOT_UNICAST != 0 || low & 0xf0 == 0 || !vm.identities().takes_unicast(destination) {
+    if low & NOT_UNICAST != 0 || low & 0xf0 == 0 {
         return None;
     }
-    // Another vCPU may have taken on the same ID.
-    let inhibitions = vm.ipi_virtualization().inhibitions();
-    if inhibitions.contains(Inhibition::XapicIdRewritten) {
-        return None;
-    }
-    let target = vm.port(destination)?;
+    let target = vm.port(vm.ipi_virtualization().taker(destination)?)?;
     Some(vm.around().post_vector(target, low as u8, sender))
 }
 
@@ -141,7 +135,6 @@ fn deliver(
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::super::identity_board::ApicPage;
     use super::super::vm_interrupts::bench::{identity, vm};
     use super::*;
     use apic::apic_base::ApicMode;
@@ -307,7 +300,7 @@ mod tests {
             software_enabled: false,
             ..identity(1, ApicMode::X2apic)
         };
-        let _ = vm.publish(1, &off, ApicPage::InPlace);
+        let _ = vm.publish(1, &off);
         assert_eq!(dispatch_unicast(&vm, 0xf1, 1, SENDER), None);
         let received = send(&vm, InterruptCommand::decode(0xf1, 1));
         assert!(received.is_empty());
@@ -320,7 +313,7 @@ mod tests {
             xapic_id: 9,
             ..identity(1, ApicMode::Xapic)
         };
-        let _ = vm.publish(1, &rewritten, ApicPage::InPlace);
+        let _ = vm.publish(1, &rewritten);
         assert_eq!(dispatch_unicast(&vm, 0xf1, 1, SENDER), None);
         assert_eq!(send(&vm, InterruptCommand::decode(0xf1, 9)), ["1:vf1"]);
         assert!(send(&vm, InterruptCommand::decode(0xf1, 1)).is_empty());
@@ -329,7 +322,7 @@ mod tests {
             xapic_id: 2,
             ..identity(1, ApicMode::Xapic)
         };
-        let _ = vm.publish(1, &alias, ApicPage::InPlace);
+        let _ = vm.publish(1, &alias);
         assert_eq!(dispatch_unicast(&vm, 0xf1, 2, SENDER), None);
         assert_eq!(
             send(&vm, InterruptCommand::decode(0xf1, 2)),

@@ -11,6 +11,8 @@ pub mod ipi_dispatch;
 pub mod ipi_virtualization;
 pub mod physical_interrupts;
 pub mod posting;
+pub mod rendezvous;
+mod turn;
 pub mod vcpu_port;
 pub mod virtual_apic;
 pub mod vm_interrupts;

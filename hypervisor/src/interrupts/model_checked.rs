@@ -3,7 +3,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p posthaste-hypervisor --release --lib model_checked`
 //!
 //! The descriptor's own steps are checked in `apic`; here is what is built on them: the vCPU's state,
-//! the wakeup lists and the plan. A physical interrupt is a flag that its processor looks at when it
+//! the wakeup lists and the rendezvous. A physical interrupt is a flag that its processor looks at when it
 //! unmasks interrupts, that is, after it has let go of a vCPU or before it would enter.
 
 use apic::{
@@ -12,7 +12,7 @@ use apic::{
 };
 use loom::{
     sync::{
-        Arc,
+        Arc, Notify,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
@@ -20,12 +20,12 @@ use loom::{
 
 use super::{
     blocking::{SleepOutcome, WakeOn, WakeOutcome, handle_wakeup_vector},
-    identity_board::ApicPage,
-    ipi_virtualization::{AppliedPlan, Inhibition, IpiPlan, IpiVirtualization},
+    ipi_dispatch::dispatch_unicast,
     physical_interrupts::{PhysicalInterrupts, VECTORS},
     posting::{Sender, Signal, Surroundings},
+    rendezvous::Rendezvous,
     vcpu_port::{VcpuPort, VcpuState},
-    vm_interrupts::VmInterrupts,
+    vm_interrupts::{VmInterrupts, Withdrawal},
     wakeup_list::WakeupLists,
 };
 
@@ -341,57 +341,216 @@ fn post_against_suppression_in_root() {
     });
 }
 
-/// A change of plan against a vCPU that refreshes before each entry: it enters by the new plan, or the
-/// attention that was demanded of it makes it look again.
-#[test]
-fn inhibition_against_refresh() {
-    loom::model(|| {
-        let world = World::new();
-        let plan = Arc::new(IpiVirtualization::new(0, ApicIdSpace::Xapic, 39, &[]).unwrap());
-        let other = {
-            let (world, plan) = (Arc::clone(&world), Arc::clone(&plan));
+/// Two vCPUs, enabled, each on the processor of its number, and the kicks of the two processors.
+struct Pair {
+    vm: VmInterrupts,
+    kicks: [Notify; 2],
+    /// Whether one is yet to disable itself.
+    disabling: AtomicBool,
+}
+
+impl Pair {
+    fn new() -> Arc<Self> {
+        let host = PhysicalInterrupts::new(VECTORS, Box::new([0x000, 0x100]));
+        let vm = VmInterrupts::new(2, host, ApicIdSpace::Xapic, 39).unwrap();
+        for number in 0..2 {
+            let descriptor = 0x1000 + 64 * u64::from(number);
+            vm.ipi_virtualization()
+                .add_vcpu(number, descriptor)
+                .unwrap();
+            let _ = vm.publish(number, &identity(number, number as u8));
+            let _ = vm.ports()[number as usize].start();
+            let _ = vm.ports()[number as usize].load(number, &vm.around().host);
+            vm.rendezvous().come_back(number);
+        }
+        Arc::new(Self {
+            vm,
+            kicks: [Notify::new(), Notify::new()],
+            disabling: AtomicBool::new(true),
+        })
+    }
+
+    /// What the owner of vCPU `number` does when its local APIC stops taking vectors: whether `VECTOR` had
+    /// come until then.
+    fn disable(&self, number: u32) -> bool {
+        let published = self.vm.publish(number, &disabled(number));
+        assert_eq!(published.withdrawal, Withdrawal::Vectors);
+        let rendezvous = self.vm.rendezvous();
+        let round = rendezvous.begin(number);
+        for missing in rendezvous.missing(&round) {
+            self.kicks[missing as usize].notify();
+        }
+        rendezvous.wait(round);
+        self.disabling.store(false, Ordering::SeqCst);
+        self.kicks.iter().for_each(Notify::notify);
+        has(self.vm.ports()[number as usize].take_vectors().requests)
+    }
+
+    /// Guest mode, in which nothing more is sent, until whoever disables is through with it: a kick
+    /// makes the processor pass.
+    fn stay_in_guest_mode(&self, processor: u32) {
+        loop {
+            self.vm.rendezvous().pass(processor);
+            if !self.disabling.load(Ordering::SeqCst) {
+                return;
+            }
+            self.kicks[processor as usize].wait();
+        }
+    }
+
+    /// IPI virtualization by the processor: it looks at the table, then posts.
+    fn send_by_processor(&self) -> bool {
+        let found = self.vm.ipi_virtualization().look_up(VECTOR, 0).is_ok();
+        if found {
+            let _ = self.vm.ports()[0].view().post(VECTOR);
+        }
+        found
+    }
+
+    /// The same by software.
+    fn send_by_software(&self) -> bool {
+        dispatch_unicast(&self.vm, VECTOR.into(), 0, SENDER).is_some()
+    }
+}
+
+fn identity(id: u32, xapic_id: u8) -> Identity {
+    Identity {
+        x2apic_id: id,
+        xapic_id,
+        mode: ApicMode::Xapic,
+        logical_destination: 0,
+        destination_format: 0xffff_ffff,
+        software_enabled: true,
+        priority: 0,
+    }
+}
+
+fn disabled(id: u32) -> Identity {
+    Identity {
+        software_enabled: false,
+        ..identity(id, id as u8)
+    }
+}
+
+/// A send against a disable: it came before and is taken, or it found nobody; nothing comes after.
+fn send_against_disable(send: fn(&Pair) -> bool) {
+    loom::model(move || {
+        let pair = Pair::new();
+        let sender = {
+            let pair = Arc::clone(&pair);
             thread::spawn(move || {
-                let _ = plan.inhibit(Inhibition::Requested);
-                world.act(world.around.demand_attention(&world.port, SENDER));
+                let sent = send(&pair);
+                pair.stay_in_guest_mode(1);
+                sent
             })
         };
-        let mut applied = AppliedPlan::default();
-        let mut in_force = applied.refresh(&plan).unwrap();
-        let _ = world.port.receive();
-        other.join().unwrap();
-        if world.port.receive().events.is_some() || world.other.load(Ordering::SeqCst) {
-            in_force = applied.refresh(&plan).unwrap_or(in_force);
-        }
-        assert_eq!(in_force, IpiPlan::Software);
+        let came = pair.disable(0);
+        assert!(!send(&pair), "nobody finds it any more");
+        let sent = sender.join().unwrap();
+        assert_eq!(came, sent, "taken exactly if sent");
+        assert!(
+            !pair.vm.ports()[0].view().has_requests(),
+            "nothing comes after"
+        );
     });
 }
 
-/// Two vCPUs publish at once, one giving a reason and one taking its own back: the reason that holds
-/// in the end is in force.
+#[test]
+fn processor_against_disable() {
+    send_against_disable(Pair::send_by_processor);
+}
+
+#[test]
+fn software_against_disable() {
+    send_against_disable(Pair::send_by_software);
+}
+
+/// The sender was asleep when the rendezvous began, or comes back in the middle of it.
+#[test]
+fn who_comes_back_against_disable() {
+    loom::model(|| {
+        let pair = Pair::new();
+        pair.vm.rendezvous().leave(1);
+        let sender = {
+            let pair = Arc::clone(&pair);
+            thread::spawn(move || {
+                pair.vm.rendezvous().come_back(1);
+                let sent = pair.send_by_processor();
+                pair.vm.rendezvous().leave(1);
+                sent
+            })
+        };
+        let came = pair.disable(0);
+        assert_eq!(came, sender.join().unwrap());
+        assert!(!pair.vm.ports()[0].view().has_requests());
+    });
+}
+
+/// Two rendezvous at once: neither waits for ever, whoever of the two was interrupted when.
+#[test]
+fn two_rendezvous_at_once() {
+    struct Meeting {
+        rendezvous: Rendezvous,
+        kicks: [Notify; 2],
+        waiting: AtomicUsize,
+    }
+
+    fn take_part(meeting: &Meeting, processor: u32) {
+        let rendezvous = &meeting.rendezvous;
+        let round = rendezvous.begin(processor);
+        for missing in rendezvous.missing(&round) {
+            meeting.kicks[missing as usize].notify();
+        }
+        rendezvous.wait(round);
+        if meeting.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
+            meeting.kicks.iter().for_each(Notify::notify);
+        }
+        // Guest mode.
+        loop {
+            rendezvous.pass(processor);
+            if meeting.waiting.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            meeting.kicks[processor as usize].wait();
+        }
+    }
+
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let meeting = Arc::new(Meeting {
+            rendezvous: Rendezvous::new(2),
+            kicks: [Notify::new(), Notify::new()],
+            waiting: AtomicUsize::new(2),
+        });
+        meeting.rendezvous.come_back(0);
+        meeting.rendezvous.come_back(1);
+        let other = {
+            let meeting = Arc::clone(&meeting);
+            thread::spawn(move || take_part(&meeting, 1))
+        };
+        take_part(&meeting, 0);
+        other.join().unwrap();
+    });
+}
+
+/// Two vCPUs publish at once, one taking on the ID that the other gives up: the table ends with the one
+/// that has it.
 #[test]
 fn publishers_agree() {
     loom::model(|| {
-        let host = PhysicalInterrupts::new(VECTORS, Box::new([0]));
-        let vm = VmInterrupts::new(2, host, ApicIdSpace::Xapic, 39, &[]).unwrap();
-        let identity = |id: u32, xapic_id: u8| Identity {
-            x2apic_id: id,
-            xapic_id,
-            mode: ApicMode::Xapic,
-            logical_destination: 0,
-            destination_format: 0xffff_ffff,
-            software_enabled: true,
-            priority: 0,
-        };
-        let _ = vm.publish(1, &identity(1, 9), ApicPage::InPlace);
-        let vm = Arc::new(vm);
+        let pair = Pair::new();
         let other = {
-            let vm = Arc::clone(&vm);
+            let pair = Arc::clone(&pair);
             thread::spawn(move || {
-                let _ = vm.publish(1, &identity(1, 1), ApicPage::InPlace);
+                let _ = pair.vm.publish(1, &identity(1, 0));
             })
         };
-        let _ = vm.publish(0, &identity(0, 8), ApicPage::InPlace);
+        let vm = &pair.vm;
+        let _ = vm.publish(0, &disabled(0));
         other.join().unwrap();
-        assert_eq!(vm.ipi_virtualization().plan().plan, IpiPlan::Software);
+        assert_eq!(vm.ipi_virtualization().taker(0), Some(1));
+        assert_eq!(vm.ipi_virtualization().taker(1), None);
+        assert_eq!(vm.ipi_virtualization().look_up(VECTOR, 0), Ok(0x1040));
     });
 }

@@ -111,12 +111,6 @@ impl Surroundings {
         self.attract(target, sender)
     }
 
-    /// Makes the vCPU's processor look: it refreshes controls, takes the mailbox.
-    pub fn demand_attention(&self, target: &VcpuPort, sender: Sender) -> Signal {
-        target.mailbox().raise_attention();
-        self.attract(target, sender)
-    }
-
     /// The mailbox holds something new. Attention that was up before does not help here: its owner may
     /// have looked before and be asleep by now, so the state decides.
     fn attract(&self, target: &VcpuPort, sender: Sender) -> Signal {
@@ -155,6 +149,18 @@ pub struct Received {
     pub events: Option<Taken>,
 }
 
+/// Vectors on their way to a vCPU: bit `v % 64` of element `v / 64` each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Vectors {
+    /// Out of PIR.
+    pub requests: [u64; 4],
+    /// Out of the mailbox, edge-triggered: illegal ones.
+    pub edge: [u64; 4],
+    /// Out of the mailbox, level-triggered.
+    pub level: [u64; 4],
+}
+
 impl VcpuPort {
     /// Takes what was sent, for the processor that runs the vCPU: with interrupts masked, before every
     /// entry and before it decides to sleep. Whoever posts after this notifies the processor, whose
@@ -182,9 +188,16 @@ impl VcpuPort {
         self.view().load(host.active(processor))
     }
 
-    /// Discards what was requested before an INIT or a reset of the virtual APIC.
-    pub fn discard_requests(&self) {
-        let _ = self.view().receive();
+    /// Takes the vectors that were sent, and leaves the events: the vCPU's local APIC takes none from now
+    /// on, and nobody is sending any more.
+    pub fn take_vectors(&self) -> Vectors {
+        let requests = self.view().receive();
+        let (edge, level) = self.mailbox().take_vectors();
+        Vectors {
+            requests,
+            edge,
+            level,
+        }
     }
 }
 

@@ -9,7 +9,6 @@ use apic::{
 
 use super::{
     blocking::{SleepOutcome, WakeOn, WakeOutcome, handle_wakeup_vector},
-    identity_board::ApicPage,
     ipi_dispatch::dispatch_unicast,
     physical_interrupts::{PhysicalInterrupts, VECTORS},
     posting::{Sender, Signal},
@@ -59,7 +58,7 @@ impl Storm {
     fn new(vcpus: u32, processors: u32, hardware: Hardware) -> Self {
         let destinations: Vec<u32> = (0..processors).collect();
         let host = PhysicalInterrupts::new(VECTORS, destinations.into_boxed_slice());
-        let vm = VmInterrupts::new(vcpus, host, ApicIdSpace::Xapic, 39, &[]).unwrap();
+        let vm = VmInterrupts::new(vcpus, host, ApicIdSpace::Xapic, 39).unwrap();
         let mut storm = Self {
             vm,
             scheduler: Scheduler::new(vcpus, processors, 20),
@@ -70,9 +69,7 @@ impl Storm {
             now: 0,
         };
         for vcpu in 0..vcpus {
-            let _ = storm
-                .vm
-                .publish(vcpu, &identity(vcpu, ApicMode::X2apic), ApicPage::InPlace);
+            let _ = storm.vm.publish(vcpu, &identity(vcpu, ApicMode::X2apic));
             assert_eq!(storm.vm.ports()[vcpu as usize].start(), WakeOutcome::Queue);
             storm.queue(vcpu);
         }

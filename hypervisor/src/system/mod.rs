@@ -29,11 +29,15 @@ use crate::host::processor::Processor;
 use crate::host::{console, local_apic, machine_check, time};
 use crate::interrupts::posting::{Sender, Signal};
 use crate::interrupts::vcpu_port::VcpuPort;
+use crate::interrupts::virtual_apic::Arrivals;
+use crate::interrupts::vm_interrupts::{Publication, Withdrawal};
+use crate::say;
 use crate::scheduler::{PlacementAction, Scheduler, VcpuSlot};
+use crate::vcpu::virtual_processor::VirtualProcessor;
 use crate::vm::configuration::{Configuration, NotificationSuppression, Sabotage};
 use crate::vm::devices::AccessContext;
 use crate::vmx::capability::Capabilities;
-use crate::vmx::feature::FeatureSet;
+use crate::vmx::feature::{Feature, FeatureSet};
 
 /// The hypervisor, once everything is set up.
 #[derive(Debug)]
@@ -157,14 +161,37 @@ impl Hypervisor {
         });
     }
 
-    /// Makes every vCPU look at its controls again.
-    pub fn refresh_every_vcpu(&self, processor: &Processor) {
-        let sender = Sender {
-            processor: processor.number,
-        };
-        for port in self.vm.interrupts.ports() {
-            let signal = self.vm.interrupts.around().demand_attention(port, sender);
-            self.signal(signal, processor);
+    /// What the local APIC of `vcpu`, which runs on this processor, answers to has changed: says what that
+    /// inhibits, waits until nobody is sending by what it was, and deals with what came until then.
+    pub fn settle(
+        &self,
+        publication: Publication,
+        arrivals: Arrivals,
+        vcpu: &mut VirtualProcessor,
+        processor: &Processor,
+    ) {
+        if let Some(inhibited) = publication.inhibited
+            && inhibited.before == 0
+            && self.features.contains(Feature::IpiVirtualization)
+        {
+            say!(
+                "posthaste: vcpu {}: IPIs to APIC ID {} are left to software: {}; more of this kind are only counted",
+                vcpu.number,
+                inhibited.apic_id,
+                inhibited.reason.name()
+            );
+        }
+        if publication.withdrawal == Withdrawal::None {
+            return;
+        }
+        let rendezvous = self.vm.interrupts.rendezvous();
+        let round = rendezvous.begin(processor.number);
+        for number in rendezvous.missing(&round) {
+            self.kick(number);
+        }
+        rendezvous.wait(round);
+        if let Some(port) = self.port_of(vcpu.number) {
+            vcpu.apic.settle(port, arrivals);
         }
     }
 }

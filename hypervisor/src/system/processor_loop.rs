@@ -19,9 +19,12 @@ impl Hypervisor {
     pub(super) fn run(&self, processor: &'static Processor) -> ! {
         let number = ProcessorNumber(processor.number);
         let mut loaded: Option<u32> = None;
+        let rendezvous = self.vm.interrupts.rendezvous();
+        rendezvous.come_back(processor.number);
         // Look at the timers first.
         processor.note_timer();
         loop {
+            rendezvous.pass(processor.number);
             if self.vm.is_ending() {
                 self.finish(processor)
             }
@@ -54,7 +57,10 @@ impl Hypervisor {
             time::arm(deadline);
             return;
         }
+        let rendezvous = self.vm.interrupts.rendezvous();
+        rendezvous.leave(processor.number);
         wait_for_interrupt();
+        rendezvous.come_back(processor.number);
     }
 
     /// Runs vCPU `slot` until it leaves.
@@ -124,6 +130,7 @@ impl Hypervisor {
 
     /// The end of this processor's work. The boot processor reports when all have come here.
     fn finish(&self, processor: &Processor) -> ! {
+        self.vm.interrupts.rendezvous().leave(processor.number);
         self.finished.fetch_add(1, Ordering::AcqRel);
         if processor.number != 0 {
             halt_forever()
@@ -135,6 +142,7 @@ impl Hypervisor {
             time::spin(1_000_000);
         }
         self.vm.devices.lock().line.finish();
+        report::inhibitions(self);
         report::exits(self);
         report::non_maskable_interrupts();
         let (status, end) = match self.vm.ending().map(Ending::decode) {

@@ -6,10 +6,12 @@
 
 use super::Hypervisor;
 use crate::host::{console, instructions, non_maskable};
+use crate::interrupts::ipi_virtualization::Inhibition;
 use crate::say;
 use crate::vcpu::exit_counters::ExitCounters;
 use crate::vcpu::run::Failure;
 use crate::vmx::dump::{self, PhysicalMemory};
+use crate::vmx::feature::Feature;
 use crate::vmx::guest_state_checks::{self, Limits};
 use crate::vmx::instructions::CurrentVmcs;
 
@@ -57,6 +59,21 @@ pub fn entry_failure(hypervisor: &Hypervisor, vcpu: u32, processor: u32, failure
             let _ = guest_state_checks::write_violations(out, &vmcs, limits);
         }
         let _ = dump::write(out, &vmcs, &Identity, physical_address_width());
+    });
+}
+
+/// Prints how often IPIs to an APIC ID came to be left to software, if the processor virtualizes IPIs.
+pub fn inhibitions(hypervisor: &Hypervisor) {
+    if !hypervisor.features.contains(Feature::IpiVirtualization) {
+        return;
+    }
+    let table = hypervisor.vm.interrupts.ipi_virtualization();
+    console::with_writer(|out| {
+        let _ = write!(out, "#ph inhibitions");
+        for reason in Inhibition::ALL {
+            let _ = write!(out, " {}={}", reason.name(), table.inhibited(reason));
+        }
+        let _ = writeln!(out);
     });
 }
 

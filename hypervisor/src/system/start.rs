@@ -21,7 +21,6 @@ use crate::host::processor::Processor;
 use crate::host::serial_interrupt::SerialPin;
 use crate::host::shutdown::{self, Status};
 use crate::host::{console, instructions, interrupt, local_apic, time};
-use crate::interrupts::ipi_virtualization::Inhibition;
 use crate::interrupts::physical_interrupts::{PhysicalInterrupts, VECTORS};
 use crate::interrupts::vm_interrupts::VmInterrupts;
 use crate::say;
@@ -264,23 +263,23 @@ fn make_virtual_machine(
             }
         })
         .collect();
-    let inhibitions: &[Inhibition] = if features.contains(Feature::IpiVirtualization) {
-        &[]
-    } else if configuration.ipi_virtualization() == Switch::Off {
-        &[Inhibition::SwitchedOff]
-    } else {
-        &[Inhibition::Unsupported]
-    };
     let interrupts = match VmInterrupts::new(
         configuration.vcpus,
         PhysicalInterrupts::new(VECTORS, destinations),
         ApicIdSpace::Xapic,
         width,
-        inhibitions,
     ) {
         Ok(interrupts) => interrupts,
         Err(error) => fail(Status::Other, format_args!("{error}")),
     };
+    // Before any local APIC says what it takes.
+    for (number, port) in (0u32..).zip(interrupts.ports()) {
+        let descriptor = core::ptr::from_ref(port.descriptor()) as u64;
+        let table = interrupts.ipi_virtualization();
+        if let Err(error) = table.add_vcpu(number, descriptor) {
+            fail(Status::Other, format_args!("{error}"));
+        }
+    }
     let mut vcpus = Vec::new();
     for number in 0..configuration.vcpus {
         let apic = ApicConfiguration {
@@ -301,7 +300,7 @@ fn make_virtual_machine(
         vcpu.pending_reset = Some(Start::StartUp { page: 0 });
         if number == 0 {
             vcpu.activity = Activity::Active;
-            // No vCPU has been entered that would have to be refreshed.
+            // Nobody sends yet.
             let _ = vcpu.apic.enter_virtual_wire_mode(&interrupts);
             vcpu.pending_reset = Some(Start::Loaded(loaded.entry));
             vcpu.registers.0[RAX] = u64::from(loaded.entry.eax);
@@ -315,18 +314,7 @@ fn make_virtual_machine(
         // Phase marks are for the machine alone; a mark is a 32-bit OUT.
         (0xf5..=0xf8).for_each(|port| io_bitmap.pass(port));
     }
-    let vm = VirtualMachine::new(memory, interrupts, vcpus, io_bitmap, read_time_stamp());
-    for (number, port) in (0u32..).zip(vm.interrupts.ports()) {
-        let descriptor = core::ptr::from_ref(port.descriptor()) as u64;
-        if let Err(error) = vm
-            .interrupts
-            .ipi_virtualization()
-            .add_vcpu(number, descriptor)
-        {
-            fail(Status::Other, format_args!("{error}"));
-        }
-    }
-    vm
+    VirtualMachine::new(memory, interrupts, vcpus, io_bitmap, read_time_stamp())
 }
 
 /// What the firmware's tables say of the vCPUs: what CPUID will.

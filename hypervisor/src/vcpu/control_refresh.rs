@@ -1,9 +1,7 @@
-//! Bringing a vCPU's controls in line with the mode of its local APIC and the plan of its virtual
-//! machine.
+//! Bringing a vCPU's controls in line with the state of its local APIC.
 
 use super::run::flush_translations;
 use super::virtual_processor::VirtualProcessor;
-use crate::interrupts::ipi_virtualization::IpiPlan;
 use crate::system::Hypervisor;
 use crate::vmx::control_plan::Controls;
 use crate::vmx::vmcs::{Vmcs, VmxError};
@@ -17,9 +15,8 @@ pub fn refresh(
     vmcs: &mut impl Vmcs,
     vcpu: &mut VirtualProcessor,
     hypervisor: &Hypervisor,
-    plan: IpiPlan,
 ) -> Result<(), VmxError> {
-    let Some(apic) = vcpu.apic.reconfigure(plan) else {
+    let Some(apic) = vcpu.apic.reconfigure() else {
         return Ok(());
     };
     let controls = Controls::new(&hypervisor.capabilities, hypervisor.features, apic);

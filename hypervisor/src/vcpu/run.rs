@@ -12,9 +12,8 @@ use super::vmcs_setup;
 use crate::host::instructions::take_pending_interrupts;
 use crate::host::processor::Processor;
 use crate::interrupts::blocking::WakeOn;
-use crate::interrupts::ipi_virtualization::Refresh;
 use crate::interrupts::vcpu_port::VcpuPort;
-use crate::interrupts::virtual_apic::{GuestInterruptibility, Injection};
+use crate::interrupts::virtual_apic::{Arrivals, GuestInterruptibility, Injection};
 use crate::system::Hypervisor;
 use crate::vm::configuration::Sabotage;
 use crate::vmx::feature::Feature;
@@ -148,10 +147,12 @@ pub fn run(
         hypervisor,
         processor,
     };
-    let ipi_virtualization = hypervisor.vm.interrupts.ipi_virtualization();
+    let rendezvous = hypervisor.vm.interrupts.rendezvous();
     let suppresses_in_root = hypervisor.suppresses_in_root();
     let host = &hypervisor.vm.interrupts.around().host;
     loop {
+        // Everything that the last exit sent is sent, and it is looked anew who takes what.
+        rendezvous.pass(processor.number);
         if processor.has_notes()
             && let Some(leave) = hypervisor.service(vcpu, &mut vmcs, processor)?
         {
@@ -163,10 +164,7 @@ pub fn run(
             let _ = port.expect_notifications(processor.number, host);
         }
         if port.view().is_pending() || port.mailbox().attention() {
-            receive(vcpu, port, &vmcs, context)?;
-        }
-        if let Some(plan) = vcpu.applied_plan.refresh(ipi_virtualization) {
-            control_refresh::refresh(&mut vmcs, vcpu, hypervisor, plan)?;
+            receive(vcpu, port, &mut vmcs, context)?;
         }
         if vcpu.activity != Activity::Active
             && let Some(leave) = rest(vcpu, port, &mut vmcs)?
@@ -215,7 +213,7 @@ fn let_interrupts_in(processor: &Processor) {
 fn receive(
     vcpu: &mut VirtualProcessor,
     port: &VcpuPort,
-    vmcs: &CurrentVmcs,
+    vmcs: &mut CurrentVmcs,
     context: Context,
 ) -> Result<(), VmxError> {
     let received = vcpu.apic.receive(port);
@@ -230,7 +228,7 @@ fn receive(
 fn accept_events(
     vcpu: &mut VirtualProcessor,
     received: crate::interrupts::virtual_apic::ReceivedEvents,
-    vmcs: &CurrentVmcs,
+    vmcs: &mut CurrentVmcs,
     context: Context,
 ) -> Result<(), VmxError> {
     if received.init {
@@ -238,10 +236,10 @@ fn accept_events(
         vcpu.activity = Activity::WaitForSipi;
         vcpu.event = None;
         vcpu.non_maskable = PendingNonMaskable::NONE;
-        let refresh = vcpu.apic.init(&context.hypervisor.vm.interrupts);
-        if refresh == Refresh::EveryVcpu {
-            context.hypervisor.refresh_every_vcpu(context.processor);
-        }
+        let hypervisor = context.hypervisor;
+        let publication = vcpu.apic.init(&hypervisor.vm.interrupts);
+        hypervisor.settle(publication, Arrivals::Lost, vcpu, context.processor);
+        control_refresh::refresh(vmcs, vcpu, hypervisor)?;
         context.processor.note_timer();
     }
     if let Some(page) = received.start_up

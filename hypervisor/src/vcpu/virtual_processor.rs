@@ -5,7 +5,6 @@ use super::exit_counters::ExitCounters;
 use super::extended_state::ExtendedState;
 use crate::host::aligned_page::AlignedPage;
 use crate::interrupts::ipi_dispatch::IpiDispatcher;
-use crate::interrupts::ipi_virtualization::AppliedPlan;
 use crate::interrupts::virtual_apic::VirtualApic;
 use crate::vm::msr::{MemoryTypeRegisters, UnknownMsrs};
 use crate::vmx::control_shadow::ControlShadow;
@@ -86,8 +85,6 @@ pub struct VirtualProcessor {
     pub non_maskable: PendingNonMaskable,
     /// Guest TSC less host TSC.
     pub tsc_offset: u64,
-    /// The plan for IPI virtualization that the controls follow.
-    pub applied_plan: AppliedPlan,
     /// Shadows of the control fields.
     pub controls: ControlShadows,
     /// The VMCS region.
@@ -125,7 +122,6 @@ impl VirtualProcessor {
             event: None,
             non_maskable: PendingNonMaskable::NONE,
             tsc_offset: 0,
-            applied_plan: AppliedPlan::default(),
             controls: ControlShadows::new(),
             vmcs_region: AlignedPage::new(),
             msr_bitmap: Box::new(MsrBitmap::new()),

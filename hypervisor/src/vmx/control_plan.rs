@@ -15,6 +15,7 @@ pub const fn apic_features(features: FeatureSet) -> ApicFeatures {
         register_virtualization: features.contains(Feature::ApicRegisterVirtualization),
         virtual_interrupt_delivery: features.contains(Feature::VirtualInterruptDelivery),
         posted_interrupts: features.contains(Feature::PostedInterrupts),
+        ipi_virtualization: features.contains(Feature::IpiVirtualization),
     }
 }
 
@@ -161,16 +162,16 @@ fn clamp(allowed: Allowed, wanted: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::interrupts::ipi_virtualization::IpiPlan;
+    use crate::interrupts::apic_virtualization::LocalApicState;
     use crate::vmx::feature::{negotiate, tests::everything};
     use apic::apic_base::ApicMode;
     use arch::vmx_control::tertiary;
 
-    fn controls(off: &[Feature], mode: ApicMode, plan: IpiPlan) -> Controls {
+    fn controls(off: &[Feature], mode: ApicMode) -> Controls {
         let mut disabled = FeatureSet::EMPTY;
         off.iter().for_each(|feature| disabled.insert(*feature));
         let features = negotiate(&everything(), disabled);
-        let apic = ApicControls::new(apic_features(features), mode, plan);
+        let apic = ApicControls::new(apic_features(features), LocalApicState::enabled(mode));
         Controls::new(&everything(), features, apic)
     }
 
@@ -180,8 +181,7 @@ mod tests {
         processor.pin = Allowed::from_halves(0x0000_0009_0000_0016);
         let none = ApicControls::new(
             ApicFeatures::default(),
-            ApicMode::Disabled,
-            IpiPlan::Software,
+            LocalApicState::enabled(ApicMode::Disabled),
         );
         let features = negotiate(&processor, FeatureSet::EMPTY);
         let controls = Controls::new(&processor, features, none);
@@ -191,31 +191,55 @@ mod tests {
 
     #[test]
     fn ipi_virtualization_activates_the_tertiary_controls() {
-        let on = controls(&[], ApicMode::X2apic, IpiPlan::Virtualize);
+        let on = controls(&[], ApicMode::X2apic);
         assert_eq!(on.tertiary, tertiary::IPI_VIRTUALIZATION);
         assert_ne!(on.primary & primary::ACTIVATE_TERTIARY_CONTROLS, 0);
         assert_ne!(on.pin & pin::PROCESS_POSTED_INTERRUPTS, 0);
         for off in [
-            controls(&[], ApicMode::X2apic, IpiPlan::Software),
-            controls(&[], ApicMode::Disabled, IpiPlan::Virtualize),
-            controls(
-                &[Feature::PostedInterrupts],
-                ApicMode::Xapic,
-                IpiPlan::Virtualize,
-            ),
+            controls(&[Feature::IpiVirtualization], ApicMode::X2apic),
+            controls(&[], ApicMode::Disabled),
+            controls(&[Feature::PostedInterrupts], ApicMode::Xapic),
         ] {
             assert_eq!(off.tertiary, 0);
             assert_eq!(off.primary & primary::ACTIVATE_TERTIARY_CONTROLS, 0);
         }
     }
 
+    /// What is said to be in use is on in an enabled local APIC of either mode, and what is not is off in
+    /// both.
+    #[test]
+    fn ipi_virtualization_is_in_use_exactly_if_its_control_can_be_1() {
+        let parts = [
+            Feature::TprShadow,
+            Feature::VirtualizeApicAccesses,
+            Feature::VirtualizeX2apicMode,
+            Feature::ApicRegisterVirtualization,
+            Feature::VirtualInterruptDelivery,
+            Feature::PostedInterrupts,
+            Feature::IpiVirtualization,
+        ];
+        for set in 0..1u32 << parts.len() {
+            let off: Vec<Feature> = (0..parts.len())
+                .filter(|part| set >> part & 1 != 0)
+                .map(|part| parts[part])
+                .collect();
+            let mut disabled = FeatureSet::EMPTY;
+            off.iter().for_each(|feature| disabled.insert(*feature));
+            let used = negotiate(&everything(), disabled).contains(Feature::IpiVirtualization);
+            assert_eq!(used, set == 0, "{off:?}");
+            for mode in [ApicMode::Xapic, ApicMode::X2apic] {
+                let on = controls(&off, mode).tertiary & tertiary::IPI_VIRTUALIZATION != 0;
+                assert_eq!(on, used, "{off:?} {mode:?}");
+            }
+        }
+    }
+
     #[test]
     fn optional_features_bring_their_bits() {
-        let all = controls(&[], ApicMode::Xapic, IpiPlan::Software);
+        let all = controls(&[], ApicMode::Xapic);
         let less = controls(
             &[Feature::Vpid, Feature::VirtualNmis, Feature::Pat],
             ApicMode::Xapic,
-            IpiPlan::Software,
         );
         assert_eq!(all.secondary & !less.secondary, secondary::ENABLE_VPID);
         assert_eq!(all.pin & !less.pin, pin::VIRTUAL_NMIS);

@@ -162,7 +162,8 @@ features! {
     /// IPIs posted by the sender's processor.
     IpiVirtualization, "ipi_virtualization", Optional,
         [Needs::Primary(primary::ACTIVATE_TERTIARY_CONTROLS),
-         Needs::Tertiary(tertiary::IPI_VIRTUALIZATION)], [PostedInterrupts],
+         Needs::Tertiary(tertiary::IPI_VIRTUALIZATION)],
+        [VirtualizeApicAccesses, VirtualizeX2apicMode, ApicRegisterVirtualization, PostedInterrupts],
         "sending IPIs without exits";
 }
 
@@ -380,7 +381,7 @@ pub(crate) mod tests {
         );
         assert_eq!(
             reason(&all, off, Feature::IpiVirtualization),
-            Reason::Without("posted_interrupts")
+            Reason::Without("virtualize_apic_accesses")
         );
     }
 

@@ -95,8 +95,7 @@ impl MsrBitmap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::interrupts::apic_virtualization::{ApicControls, ApicFeatures};
-    use crate::interrupts::ipi_virtualization::IpiPlan;
+    use crate::interrupts::apic_virtualization::{ApicControls, ApicFeatures, LocalApicState};
     use apic::apic_base::ApicMode;
 
     #[test]
@@ -122,38 +121,38 @@ mod tests {
         assert!(MsrBitmap::new().intercepts(0x4000_0000, Access::Read));
     }
 
-    fn planned(features: ApicFeatures, mode: ApicMode, plan: IpiPlan) -> MsrBitmap {
+    fn planned(features: ApicFeatures, mode: ApicMode) -> MsrBitmap {
         let mut bitmap = MsrBitmap::new();
         // Whatever was open before.
         bitmap.0[0x100..0x120].fill(0);
         bitmap.0[0x900..0x920].fill(0);
-        bitmap.set_x2apic(&ApicControls::new(features, mode, plan).x2apic_msrs());
+        let state = LocalApicState::enabled(mode);
+        bitmap.set_x2apic(&ApicControls::new(features, state).x2apic_msrs());
         bitmap
     }
 
     #[test]
     fn the_icr_is_only_open_while_the_processor_virtualizes_ipis() {
         let all = ApicFeatures::ALL;
-        for (features, mode, plan, exits) in [
-            (all, ApicMode::X2apic, IpiPlan::Virtualize, false),
-            (all, ApicMode::X2apic, IpiPlan::Software, true),
-            (all, ApicMode::Xapic, IpiPlan::Virtualize, true),
-            (all, ApicMode::Disabled, IpiPlan::Virtualize, true),
-            (
-                ApicFeatures::default(),
-                ApicMode::X2apic,
-                IpiPlan::Virtualize,
-                true,
-            ),
+        let without = ApicFeatures {
+            ipi_virtualization: false,
+            ..all
+        };
+        for (features, mode, exits) in [
+            (all, ApicMode::X2apic, false),
+            (without, ApicMode::X2apic, true),
+            (all, ApicMode::Xapic, true),
+            (all, ApicMode::Disabled, true),
+            (ApicFeatures::default(), ApicMode::X2apic, true),
         ] {
-            let bitmap = planned(features, mode, plan);
+            let bitmap = planned(features, mode);
             assert_eq!(bitmap.intercepts(0x830, Access::Write), exits);
         }
     }
 
     #[test]
     fn policy_and_plan_do_not_touch_each_other() {
-        let mut bitmap = planned(ApicFeatures::ALL, ApicMode::X2apic, IpiPlan::Virtualize);
+        let mut bitmap = planned(ApicFeatures::ALL, ApicMode::X2apic);
         bitmap.set_policy(crate::vm::msr::POLICY);
         assert!(!bitmap.intercepts(0xc000_0102, Access::Write));
         assert!(!bitmap.intercepts(0x830, Access::Write));

@@ -2,6 +2,7 @@
 
 mod broadcast;
 pub(in crate::image) mod compute;
+mod disabled;
 mod halted;
 mod illegal;
 mod logical;
@@ -62,6 +63,7 @@ pub(super) fn run(phase: Phase, context: &Context) -> Option<&'static str> {
         Phase::Tpr => tpr::run(context),
         Phase::Illegal => illegal::run(context),
         Phase::XapicId => xapic_id::run(context),
+        Phase::Disabled => disabled::run(context),
         Phase::Timer => timer::run(context),
         Phase::Compute => compute::run(context),
     }

@@ -12,12 +12,11 @@ use arch::{
     msr::{IA32_X2APIC_ICR, IA32_X2APIC_SELF_IPI},
 };
 
-use super::VirtualApic;
+use super::{Arrivals, VirtualApic};
 use crate::interrupts::{
     ipi_dispatch::{IpiDispatcher, dispatch_unicast, without_busy_bit, x2apic_command_faults},
-    ipi_virtualization::Refresh,
     posting::{Sender, Signal},
-    vm_interrupts::VmInterrupts,
+    vm_interrupts::{Publication, VmInterrupts},
 };
 
 /// High half of the 64-bit ICR on the virtual-APIC page (SDM 30.1.1).
@@ -49,10 +48,9 @@ pub struct FollowUp {
     pub end_of_interrupt: Option<u8>,
     /// The timer's deadline changed: arm the host's timer by `VirtualApic::expire`.
     pub timer: bool,
-    /// The mode may have changed: `VirtualApic::reconfigure` before the next entry.
-    pub reconfigure: bool,
-    /// The plan of the whole virtual machine changed.
-    pub refresh: Refresh,
+    /// What it answers to changed: what senders may still be doing and what then becomes of it, then
+    /// [`VirtualApic::reconfigure`] before the next entry.
+    pub published: Option<(Publication, Arrivals)>,
 }
 
 impl FollowUp {
@@ -60,8 +58,7 @@ impl FollowUp {
     pub const NONE: Self = Self {
         end_of_interrupt: None,
         timer: false,
-        reconfigure: false,
-        refresh: Refresh::None,
+        published: None,
     };
 }
 
@@ -220,15 +217,22 @@ impl<P: RegisterPage> VirtualApic<P> {
                 ..FollowUp::NONE
             },
             Effect::IdentityChanged => FollowUp {
-                refresh: self.publish(vm),
+                published: Some((self.publish(vm), self.arrivals())),
                 ..FollowUp::NONE
             },
             Effect::BaseChanged => FollowUp {
                 timer: true,
-                reconfigure: true,
-                refresh: self.publish(vm),
+                published: Some((self.publish(vm), self.arrivals())),
                 end_of_interrupt: None,
             },
+        }
+    }
+
+    /// What becomes of vectors under way after a write of the guest's.
+    fn arrivals(&self) -> Arrivals {
+        match self.apic.mode() {
+            ApicMode::Disabled => Arrivals::Lost,
+            ApicMode::Xapic | ApicMode::X2apic => Arrivals::Completed,
         }
     }
 

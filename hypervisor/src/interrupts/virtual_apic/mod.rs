@@ -14,7 +14,7 @@ pub use entry::{EntryState, GuestInterruptibility, Injection};
 pub use exits::{ApicExit, FollowUp};
 
 use apic::{
-    apic_base::{ApicBase, ApicMode, GeneralProtection},
+    apic_base::{ApicBase, GeneralProtection},
     local_apic::{Configuration, Effect, LocalApic},
     mailbox::vectors_of,
     register_page::{RegisterPage, VectorBank, merge_vectors},
@@ -22,12 +22,10 @@ use apic::{
 use arch::{apic_register, interrupt_command::TriggerMode, msr::apic_base::DEFAULT_ADDRESS};
 
 use super::{
-    apic_virtualization::{ApicControls, ApicFeatures},
-    identity_board::ApicPage,
-    ipi_virtualization::{IpiPlan, Refresh},
-    posting::Received,
+    apic_virtualization::{ApicControls, ApicFeatures, ApicPage, LocalApicState, SoftwareState},
+    posting::{Received, Vectors},
     vcpu_port::VcpuPort,
-    vm_interrupts::VmInterrupts,
+    vm_interrupts::{Publication, VmInterrupts},
 };
 
 /// What came for a vCPU that is not the local APIC's to keep.
@@ -41,6 +39,15 @@ pub struct ReceivedEvents {
     pub init: bool,
     /// A start-up with its page; ignored unless the vCPU waits for one.
     pub start_up: Option<u8>,
+}
+
+/// What becomes of vectors that were under way when a local APIC stopped taking them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrivals {
+    /// Their reception is completed (SDM 10.4.7.2).
+    Completed,
+    /// INIT or the global disable lose them with everything else (SDM 10.4.7.3, 10.4.3).
+    Lost,
 }
 
 /// The local APIC of one vCPU.
@@ -60,7 +67,7 @@ impl<P: RegisterPage> VirtualApic<P> {
     /// The local APIC of vCPU `vcpu` after power-up, over `page`, the vCPU's virtual-APIC page.
     pub fn new(page: P, vcpu: u32, configuration: Configuration, features: ApicFeatures) -> Self {
         let apic = LocalApic::with_page(page, configuration);
-        let controls = ApicControls::new(features, apic.mode(), IpiPlan::Software);
+        let controls = ApicControls::new(features, state(&apic));
         Self {
             apic,
             vcpu,
@@ -82,12 +89,12 @@ impl<P: RegisterPage> VirtualApic<P> {
         self.controls
     }
 
-    /// Decides the controls again, after a change of mode or plan; `Some` if they change. The caller
-    /// then writes the control fields and the MSR bitmap, before the next entry.
+    /// Decides the controls again, after a change of mode, page or software enable; `Some` if they
+    /// change. The caller then writes the control fields and the MSR bitmap, before the next entry.
     // RVI and SVI are stale if virtual-interrupt delivery was off: `dirty` makes the next entry load
     // them from the page (SDM 30.1.2 Guest interrupt status).
-    pub fn reconfigure(&mut self, plan: IpiPlan) -> Option<ApicControls> {
-        let controls = ApicControls::new(self.features, self.apic.mode(), plan);
+    pub fn reconfigure(&mut self) -> Option<ApicControls> {
+        let controls = ApicControls::new(self.features, state(&self.apic));
         self.dirty = true;
         if controls == self.controls {
             return None;
@@ -107,8 +114,9 @@ impl<P: RegisterPage> VirtualApic<P> {
         let Some(taken) = events else {
             return ReceivedEvents::default();
         };
+        // Who sent has looked whether it takes them.
         for (vector, trigger_mode) in taken.vectors() {
-            let _ = self.apic.accept(vector, trigger_mode);
+            let _ = self.apic.complete_reception(vector, trigger_mode);
             self.dirty = true;
         }
         ReceivedEvents {
@@ -119,11 +127,6 @@ impl<P: RegisterPage> VirtualApic<P> {
     }
 
     fn accept_requests(&mut self, requests: [u64; 4]) {
-        // SDM 10.4.7.2: a software-disabled local APIC takes no new fixed interrupts. Senders look
-        // before they post, but the processor's IPI virtualization does not.
-        if !self.apic.is_software_enabled() {
-            return;
-        }
         let page = self.apic.page_mut();
         merge_vectors(page, VectorBank::InterruptRequest, requests);
         // What is posted is edge-triggered, whatever the vector was before.
@@ -172,32 +175,45 @@ impl<P: RegisterPage> VirtualApic<P> {
         self.apic.write_base(value)
     }
 
-    /// INIT: the registers, and what was requested before it. Publishes the identity.
-    pub fn init(&mut self, vm: &VmInterrupts) -> Refresh {
+    /// INIT: the registers. Publishes the identity; then [`Self::settle`] loses what was requested before.
+    pub fn init(&mut self, vm: &VmInterrupts) -> Publication {
         self.apic.init();
         self.dirty = true;
-        if let Some(port) = vm.port(self.vcpu) {
-            port.discard_requests();
-        }
         self.publish(vm)
     }
 
-    /// After power-up, as a PC's firmware leaves the bootstrap processor's. Publishes the identity.
-    pub fn enter_virtual_wire_mode(&mut self, vm: &VmInterrupts) -> Refresh {
+    /// After power-up, as a PC's firmware leaves the bootstrap processor's, before its first entry.
+    /// Publishes the identity.
+    pub fn enter_virtual_wire_mode(&mut self, vm: &VmInterrupts) -> Publication {
         self.apic.enter_virtual_wire_mode();
+        // The first filling of the VMCS writes the controls.
+        let _ = self.reconfigure();
         self.publish(vm)
     }
 
     /// Tells the senders what this local APIC answers to now.
-    pub fn publish(&self, vm: &VmInterrupts) -> Refresh {
-        let moved = self.apic.mode() == ApicMode::Xapic
-            && self.apic.base().page_address() != DEFAULT_ADDRESS;
-        let page = if moved {
-            ApicPage::Moved
-        } else {
-            ApicPage::InPlace
-        };
-        vm.publish(self.vcpu, &self.apic.identity(), page)
+    pub fn publish(&self, vm: &VmInterrupts) -> Publication {
+        vm.publish(self.vcpu, &self.apic.identity())
+    }
+
+    /// Nobody is sending any more by what this local APIC was before it was published last: deals with
+    /// the vectors that came until now. Nothing comes after, unless it takes it.
+    pub fn settle(&mut self, port: &VcpuPort, arrivals: Arrivals) {
+        let Vectors {
+            requests,
+            edge,
+            level,
+        } = port.take_vectors();
+        if arrivals == Arrivals::Lost {
+            return;
+        }
+        self.accept_requests(requests);
+        for (vectors, trigger_mode) in [(edge, TriggerMode::Edge), (level, TriggerMode::Level)] {
+            for vector in vectors_of(vectors) {
+                let _ = self.apic.complete_reception(vector, trigger_mode);
+            }
+        }
+        self.dirty = true;
     }
 
     /// Whether an interrupt is pending that the vCPU would take with RFLAGS.IF = 1: ends HLT.
@@ -208,5 +224,22 @@ impl<P: RegisterPage> VirtualApic<P> {
     /// The vectors requested, ascending: for the dump.
     pub fn requested(&self) -> impl Iterator<Item = u8> {
         vectors_of(entry::bank(self.apic.page(), VectorBank::InterruptRequest))
+    }
+}
+
+/// What of a local APIC decides how it is virtualized.
+fn state<P: RegisterPage>(apic: &LocalApic<P>) -> LocalApicState {
+    LocalApicState {
+        mode: apic.mode(),
+        page: if apic.base().page_address() == DEFAULT_ADDRESS {
+            ApicPage::InPlace
+        } else {
+            ApicPage::Moved
+        },
+        software: if apic.is_software_enabled() {
+            SoftwareState::Enabled
+        } else {
+            SoftwareState::Disabled
+        },
     }
 }

@@ -1,18 +1,18 @@
 use core::num::NonZeroU32;
 
 use apic::{
-    apic_base::Processor,
+    apic_base::{ApicMode, Processor},
     local_apic::Features,
     mailbox::ExternalInterrupt,
     register_page::{OwnedPage, set_vector, test_vector},
 };
-use arch::apic_register as offset;
+use arch::{apic_register as offset, interrupt_command::InterruptCommand};
 
 use super::*;
 use crate::interrupts::{
     ipi_dispatch::IpiDispatcher,
     posting::{Sender, Signal},
-    vm_interrupts::bench::vm,
+    vm_interrupts::{Withdrawal, bench::vm},
 };
 
 /// A page that others may change: what the hypervisor has.
@@ -44,6 +44,7 @@ const SOFTWARE: ApicFeatures = ApicFeatures {
     register_virtualization: false,
     virtual_interrupt_delivery: false,
     posted_interrupts: false,
+    ipi_virtualization: false,
 };
 const SHADOW_ONLY: ApicFeatures = ApicFeatures {
     tpr_shadow: true,
@@ -73,7 +74,7 @@ fn apic(mode: ApicMode, features: ApicFeatures) -> Apic {
             let _ = apic.write_base(base & !(1 << 11)).unwrap();
         }
     }
-    let _ = apic.reconfigure(IpiPlan::Virtualize);
+    let _ = apic.reconfigure();
     apic
 }
 
@@ -87,6 +88,10 @@ fn the_bootstrap_vcpu_takes_the_8259s_interrupts_from_the_start() {
         let open = GuestInterruptibility::Open;
         assert_eq!(apic.prepare_entry(open, LINE).injection, Injection::None);
         let _ = apic.enter_virtual_wire_mode(&vm);
+        assert_eq!(
+            apic.controls().virtual_interrupt_delivery,
+            features.virtual_interrupt_delivery
+        );
         assert!(vm.identities().identity(0).unwrap().software_enabled);
         assert_eq!(
             apic.prepare_entry(open, LINE).injection,
@@ -106,11 +111,11 @@ fn the_bootstrap_vcpu_takes_the_8259s_interrupts_from_the_start() {
     }
 }
 
-fn settle(apic: &mut Apic, vm: &VmInterrupts, effect: Effect) -> (FollowUp, Vec<Signal>) {
+fn follow(apic: &mut Apic, vm: &VmInterrupts, effect: Effect) -> (FollowUp, Vec<Signal>) {
     let mut signals = Vec::new();
     let mut dispatcher = IpiDispatcher::default();
-    let follow = apic.follow_up(effect, vm, &mut dispatcher, SENDER, |s| signals.push(s));
-    (follow, signals)
+    let todo = apic.follow_up(effect, vm, &mut dispatcher, SENDER, |s| signals.push(s));
+    (todo, signals)
 }
 
 fn open(apic: &mut Apic) -> EntryState {
@@ -219,12 +224,12 @@ fn with_delivery_the_processor_injects_and_software_keeps_rvi_and_svi() {
     set_vector(apic.apic.page_mut(), VectorBank::InService, 0x41);
     apic.accept(0x93);
     assert_eq!(open(&mut apic).interrupt_status, Some(0x4193));
-    assert!(apic.reconfigure(IpiPlan::Software).is_some());
-    assert_eq!(
-        open(&mut apic).interrupt_status,
-        Some(0x4193),
-        "reactivation reads the page"
-    );
+    // Off and on again: reactivation reads the page.
+    for svr in [0xff, 0x1ff] {
+        let _ = apic.write_msr(0x80f, svr, 0).unwrap();
+        assert!(apic.reconfigure().is_some());
+    }
+    assert_eq!(open(&mut apic).interrupt_status, Some(0x4193));
 }
 
 #[test]
@@ -260,7 +265,7 @@ fn a_level_triggered_vector_exits_at_its_eoi_and_an_edge_takes_that_back() {
     // Delivered, ended in hardware: VISR is clear already, the exit says which.
     let effect = apic.exit(ApicExit::VirtualizedEoi { vector: 0x52 }, 0);
     assert_eq!(
-        settle(&mut apic, &vm, effect).0.end_of_interrupt,
+        follow(&mut apic, &vm, effect).0.end_of_interrupt,
         Some(0x52)
     );
     let _ = vm.around().post_vector(port, 0x52, Sender { processor: 1 });
@@ -272,23 +277,91 @@ fn a_level_triggered_vector_exits_at_its_eoi_and_an_edge_takes_that_back() {
         0x52
     ));
     let effect = apic.exit(ApicExit::VirtualizedEoi { vector: 0x52 }, 0);
-    assert_eq!(settle(&mut apic, &vm, effect).0, FollowUp::NONE);
+    assert_eq!(follow(&mut apic, &vm, effect).0, FollowUp::NONE);
 }
 
+/// What a write of SVR, or what else `effect` is of, entails with nobody else about.
+fn take_effect(apic: &mut Apic, vm: &VmInterrupts, effect: Effect) -> Withdrawal {
+    let (publication, arrivals) = follow(apic, vm, effect).0.published.unwrap();
+    if publication.withdrawal == Withdrawal::Vectors {
+        apic.settle(vm.port(0).unwrap(), arrivals);
+    }
+    let _ = apic.reconfigure();
+    publication.withdrawal
+}
+
+/// SDM 10.4.7.2: what was posted before, by whatever way, is received; the rest of the port is left alone.
 #[test]
-fn a_software_disabled_apic_takes_no_posted_vector() {
+fn vectors_posted_before_a_transient_disable_are_held() {
+    for (features, mode) in [
+        (ApicFeatures::ALL, ApicMode::X2apic),
+        (ApicFeatures::ALL, ApicMode::Xapic),
+        (SOFTWARE, ApicMode::X2apic),
+    ] {
+        let vm = vm(2, mode);
+        let port = vm.port(0).unwrap();
+        let mut apic = apic(mode, features);
+        let _ = apic.publish(&vm);
+        let from = Sender { processor: 1 };
+        // By the processor of another vCPU, and by software.
+        let _ = port.view().post(0x41);
+        let _ = vm.around().post_level(port, 0x52, from);
+        let _ = vm.around().post_illegal_vector(port, 3, from);
+        let _ = vm.around().post_non_maskable(port, from);
+        let mut write = |svr| match mode {
+            ApicMode::X2apic => apic.write_msr(0x80f, svr, 0).unwrap(),
+            _ => apic.write_register(offset::SPURIOUS_VECTOR, svr as u32, 0),
+        };
+        let off = write(0xff);
+        assert_eq!(
+            take_effect(&mut apic, &vm, off),
+            Withdrawal::Vectors,
+            "{mode:?}"
+        );
+        assert!(!port.view().has_requests());
+        assert_eq!(apic.requested().collect::<Vec<_>>(), [0x41, 0x52]);
+        assert!(test_vector(apic.apic.page(), VectorBank::TriggerMode, 0x52));
+        assert_eq!(apic.receive(port).non_maskable, 1);
+        // Pending interrupts are for the processor to handle: software delivers them.
+        assert!(!apic.controls().virtual_interrupt_delivery);
+        assert_eq!(open(&mut apic).injection, Injection::Vector(0x52));
+        // From here on it takes nothing: not from others, not from itself.
+        assert_eq!(vm.ipi_virtualization().taker(0), None);
+        for (shorthand, vector) in [(0, 0x61), (0x4_0000, 0x62), (0x8_0000, 0x63)] {
+            let command = InterruptCommand::decode(0x4000 | shorthand | vector, 0);
+            let (todo, _) = follow(&mut apic, &vm, Effect::SendInterrupt(command));
+            assert_eq!(todo, FollowUp::NONE);
+        }
+        let _ = apic.receive(port);
+        assert_eq!(apic.requested().collect::<Vec<_>>(), [0x41]);
+        let on = match mode {
+            ApicMode::X2apic => apic.write_msr(0x80f, 0x1ff, 0).unwrap(),
+            _ => apic.write_register(offset::SPURIOUS_VECTOR, 0x1ff, 0),
+        };
+        assert_eq!(take_effect(&mut apic, &vm, on), Withdrawal::None);
+        assert_eq!(
+            apic.controls().virtual_interrupt_delivery,
+            features.virtual_interrupt_delivery
+        );
+        let _ = vm.around().post_vector(port, 0x42, from);
+        let _ = apic.receive(port);
+        assert_eq!(apic.requested().collect::<Vec<_>>(), [0x41, 0x42]);
+        let _ = vm.port(1).unwrap().receive();
+    }
+}
+
+/// SDM 10.4.3: the registers are as after reset, and what was on its way is lost.
+#[test]
+fn vectors_posted_before_a_global_disable_are_lost() {
     let vm = vm(2, ApicMode::X2apic);
     let port = vm.port(0).unwrap();
     let mut apic = apic(ApicMode::X2apic, ApicFeatures::ALL);
-    let _ = apic.write_msr(0x80f, 0xff, 0).unwrap();
-    // By the processor of another vCPU, which looks at the descriptor only.
     let _ = port.view().post(0x41);
+    let off = apic.write_base(0xfee0_0000).unwrap();
+    assert_eq!(take_effect(&mut apic, &vm, off), Withdrawal::Vectors);
     let _ = apic.receive(port);
+    assert!(!port.view().has_requests());
     assert_eq!(apic.requested().count(), 0);
-    let _ = apic.write_msr(0x80f, 0x1ff, 0).unwrap();
-    let _ = port.view().post(0x42);
-    let _ = apic.receive(port);
-    assert_eq!(apic.requested().collect::<Vec<_>>(), [0x42]);
 }
 
 /// SDM 30.4.3.3, A4: the value is on the page when the exit comes.
@@ -300,8 +373,8 @@ fn apic_write_exits_find_the_value_on_the_page() {
     page.write(offset::INTERRUPT_COMMAND_HIGH, 0x0200_0000);
     page.write(offset::INTERRUPT_COMMAND, 0x0000_4400);
     let effect = apic.exit(ApicExit::ApicWrite { offset: 0x300 }, 0);
-    let (follow, signals) = settle(&mut apic, &vm, effect);
-    assert_eq!(follow, FollowUp::NONE);
+    let (todo, signals) = follow(&mut apic, &vm, effect);
+    assert_eq!(todo, FollowUp::NONE);
     assert_eq!(signals, [Signal::Send(vm.around().host.kick(2))]);
     assert_eq!(
         vm.port(2).unwrap().receive().events.unwrap().non_maskable,
@@ -311,14 +384,18 @@ fn apic_write_exits_find_the_value_on_the_page() {
     // A rewritten xAPIC ID, as the processor left it on the page.
     apic.apic.page_mut().write(offset::ID, 0x07ff_ffff);
     let effect = apic.exit(ApicExit::ApicWrite { offset: 0x20 }, 0);
-    let (follow, _) = settle(&mut apic, &vm, effect);
-    assert_eq!(follow.refresh, Refresh::EveryVcpu);
+    let (todo, _) = follow(&mut apic, &vm, effect);
+    let (publication, arrivals) = todo.published.unwrap();
+    assert_eq!(
+        (publication.withdrawal, arrivals),
+        (Withdrawal::Vectors, Arrivals::Completed)
+    );
     assert_eq!(apic.apic.page().read(offset::ID), 0x0700_0000);
 
     // A timer register.
     apic.apic.page_mut().write(offset::LVT_TIMER, 0x40);
     let effect = apic.exit(ApicExit::ApicWrite { offset: 0x320 }, 0);
-    assert!(settle(&mut apic, &vm, effect).0.timer);
+    assert!(follow(&mut apic, &vm, effect).0.timer);
 
     // EOI without virtual-interrupt delivery.
     set_vector(apic.apic.page_mut(), VectorBank::InService, 0x41);
@@ -347,7 +424,7 @@ fn an_x2apic_command_is_64_bits_at_300h() {
     page.write(0x304, 3);
     page.write(0x310, 0x0100_0000);
     let effect = apic.exit(ApicExit::ApicWrite { offset: 0x300 }, 0);
-    let (_, signals) = settle(&mut apic, &vm, effect);
+    let (_, signals) = follow(&mut apic, &vm, effect);
     assert_eq!(signals, [Signal::Send(vm.around().host.kick(3))]);
     assert_eq!(apic.read_msr(0x830, 0), Ok(0x3_0000_4400));
 }
@@ -361,7 +438,7 @@ fn b5_01_an_apic_write_exit_with_the_busy_bit_sends_and_reads_back_without() {
     apic.apic.page_mut().write(0x304, 1);
     assert_eq!(apic.written_command(), 0x1_0000_00f1);
     let effect = apic.exit(ApicExit::ApicWrite { offset: 0x300 }, 0);
-    let (_, signals) = settle(&mut apic, &vm, effect);
+    let (_, signals) = follow(&mut apic, &vm, effect);
     assert_eq!(signals, [Signal::Send(vm.around().host.active(1))]);
     assert_eq!(apic.apic.page().read(0x300), 0xf1);
 }
@@ -394,7 +471,7 @@ fn b5_04_a_trapped_write_of_a_write_only_register_is_read_from_the_page() {
     // 83FH with a vector below 16 exits (A5).
     apic.apic.page_mut().write(offset::SELF_IPI, 0x0f);
     let effect = apic.exit(ApicExit::ApicWrite { offset: 0x3f0 }, 0);
-    let (_, signals) = settle(&mut apic, &vm, effect);
+    let (_, signals) = follow(&mut apic, &vm, effect);
     assert!(signals.is_empty());
     assert_eq!(apic.requested().count(), 0, "no interrupt");
     let _ = apic.write_msr(0x828, 0, 0).unwrap();
@@ -426,7 +503,7 @@ fn self_ipis_do_not_leave_the_vcpu() {
     let mut apic = apic(ApicMode::X2apic, SOFTWARE);
     for (msr, value, vector) in [(0x83f, 0x61, 0x61), (0x830, 0x4_0062, 0x62)] {
         let effect = apic.write_msr(msr, value, 0).unwrap();
-        let (_, signals) = settle(&mut apic, &vm, effect);
+        let (_, signals) = follow(&mut apic, &vm, effect);
         assert!(signals.is_empty());
         assert!(test_vector(
             apic.apic.page(),
@@ -443,14 +520,19 @@ fn the_mode_decides_the_controls() {
     let mut apic = apic(ApicMode::Xapic, ApicFeatures::ALL);
     assert!(apic.controls().apic_accesses && apic.controls().ipi_virtualization);
     let effect = apic.write_base(apic.base().value() | 1 << 10).unwrap();
-    let (follow, _) = settle(&mut apic, &vm, effect);
-    assert!(follow.reconfigure && follow.timer);
-    let controls = apic.reconfigure(IpiPlan::Virtualize).unwrap();
+    let (todo, _) = follow(&mut apic, &vm, effect);
+    let (publication, _) = todo.published.unwrap();
+    assert!(publication.withdrawal == Withdrawal::None && todo.timer);
+    let controls = apic.reconfigure().unwrap();
     assert!(controls.x2apic_mode && !controls.apic_accesses);
     let effect = apic.write_base(0xfee0_0000).unwrap();
-    let (follow, _) = settle(&mut apic, &vm, effect);
-    assert_eq!(follow.refresh, Refresh::EveryVcpu, "disabled: inhibited");
-    let controls = apic.reconfigure(IpiPlan::Software).unwrap();
+    let (todo, _) = follow(&mut apic, &vm, effect);
+    let (publication, arrivals) = todo.published.unwrap();
+    assert_eq!(
+        (publication.withdrawal, arrivals),
+        (Withdrawal::Vectors, Arrivals::Lost)
+    );
+    let controls = apic.reconfigure().unwrap();
     assert!(!controls.virtual_interrupt_delivery && !controls.posted_interrupts);
     assert!(apic.write_base(0xfee0_0400).is_err(), "EXTD without EN");
 }
@@ -462,12 +544,18 @@ fn init_forgets_what_was_requested() {
     let mut apic = apic(ApicMode::X2apic, ApicFeatures::ALL);
     apic.accept(0x41);
     let _ = port.view().post(0x42);
-    let _ = apic.init(&vm);
-    let _ = apic.receive(port);
+    let _ = vm.around().post_level(port, 0x52, SENDER);
+    let _ = vm.around().post_start_up(port, 0x9a, SENDER);
+    assert_eq!(apic.init(&vm).withdrawal, Withdrawal::Vectors);
+    apic.settle(port, Arrivals::Lost);
+    let events = apic.receive(port);
+    assert_eq!(events.start_up, Some(0x9a), "what came after it stays");
     assert_eq!(apic.requested().count(), 0);
-    assert_eq!(open(&mut apic).interrupt_status, Some(0));
-    assert!(
-        !vm.identities().takes_unicast(0),
+    assert!(apic.reconfigure().is_some());
+    assert_eq!(open(&mut apic).injection, Injection::None);
+    assert_eq!(
+        vm.ipi_virtualization().taker(0),
+        None,
         "software-disabled until it enables itself"
     );
 }
@@ -477,9 +565,9 @@ fn the_timer_fires_into_the_requests() {
     let vm = vm(1, ApicMode::X2apic);
     let mut apic = apic(ApicMode::X2apic, ApicFeatures::ALL);
     let effect = apic.write_msr(0x832, 0x4_00ec, 0).unwrap();
-    assert!(settle(&mut apic, &vm, effect).0.timer);
+    assert!(follow(&mut apic, &vm, effect).0.timer);
     let effect = apic.write_tsc_deadline(5000);
-    assert!(settle(&mut apic, &vm, effect).0.timer);
+    assert!(follow(&mut apic, &vm, effect).0.timer);
     assert_eq!(apic.expire(4999), Some(5000));
     assert_eq!(apic.requested().count(), 0);
     assert_eq!(apic.expire(5000), None);

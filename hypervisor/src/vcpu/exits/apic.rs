@@ -3,7 +3,6 @@
 use super::model_specific_register::guest_time;
 use super::{Context, Next, Outcome};
 use crate::interrupts::ipi_dispatch::dispatch_unicast;
-use crate::interrupts::ipi_virtualization::Refresh;
 use crate::interrupts::posting::Sender;
 use crate::interrupts::virtual_apic::ApicExit;
 use crate::vcpu::control_refresh;
@@ -105,12 +104,9 @@ pub(in crate::vcpu) fn follow_up(
     if todo.timer {
         context.processor.note_timer();
     }
-    if todo.reconfigure {
-        let plan = hypervisor.vm.interrupts.ipi_virtualization().plan().plan;
-        control_refresh::refresh(vmcs, vcpu, hypervisor, plan)?;
-    }
-    if todo.refresh == Refresh::EveryVcpu {
-        hypervisor.refresh_every_vcpu(context.processor);
+    if let Some((publication, arrivals)) = todo.published {
+        hypervisor.settle(publication, arrivals, vcpu, context.processor);
+        control_refresh::refresh(vmcs, vcpu, hypervisor)?;
     }
     Ok(())
 }
