@@ -185,9 +185,19 @@ impl Outcome {
         self.word(0x80)
     }
 
+    /// The error code, or 0.
+    pub(crate) fn error_code(&self) -> u64 {
+        self.word(0x88)
+    }
+
+    /// Debug exceptions after which it went on.
+    pub(crate) fn traps(&self) -> u64 {
+        self.word(0xe0)
+    }
+
     /// What differs from another, a line each.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
-        const NAMES: [&str; 29] = [
+        const NAMES: [&str; 31] = [
             "RAX",
             "RCX",
             "RDX",
@@ -217,6 +227,8 @@ impl Outcome {
             "entry 2",
             "entry 3",
             "traps",
+            "sum of page 0",
+            "sum of page 1",
         ];
         (0..RESULT_SIZE)
             .step_by(8)

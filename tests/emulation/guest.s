@@ -162,6 +162,16 @@ case:
         movq    %r13, 0x80(%rbx)
         movq    %r14, 0x88(%rbx)
         movq    %r15, 0x90(%rbx)
+        # Nothing of the case before is left in memory, nor in the port that strings use.
+        movb    $0x5a, %al
+        outb    %al, $0x80
+        xorl    %eax, %eax
+        movq    emulation_pages(%rip), %rdi
+        movl    $512, %ecx
+        rep stosq
+        movq    emulation_pages + 8(%rip), %rdi
+        movl    $512, %ecx
+        rep stosq
         # The pages.
         xorl    %ecx, %ecx
         leaq    emulation_pages(%rip), %rbx
@@ -309,7 +319,7 @@ ended:
         movq    0x88(%rax), %r14
         movq    0x90(%rax), %r15
         # The result: registers, then vector, error code, RIP, CS, RFLAGS, SS, CR2, DR6, the window's
-        # entries, the debug exceptions noted.
+        # entries, how many debug exceptions were noted, sums of the pages.
         popq    0x80(%r14)
         popq    0x88(%r14)
         popq    0x90(%r14)
@@ -360,6 +370,20 @@ keep:   movq    (%rbx,%rcx,8), %rdi
         incl    %ecx
         cmpl    $4, %ecx
         jne     keep
+        # All of the first two, in a sum each.
+        xorl    %ecx, %ecx
+sum:    movq    (%rbx,%rcx,8), %rdi
+        xorl    %eax, %eax
+        xorl    %edx, %edx
+1:      rolq    $5, %rax
+        addq    (%rdi,%rdx), %rax
+        addl    $8, %edx
+        cmpl    $0x1000, %edx
+        jne     1b
+        movq    %rax, 0xe8(%r14,%rcx,8)
+        incl    %ecx
+        cmpl    $2, %ecx
+        jne     sum
         movl    $SAVED, %eax
         movq    0x80(%rax), %r13
         movl    $STACK, %esp

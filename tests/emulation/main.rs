@@ -4,4 +4,11 @@
 mod case;
 mod compare;
 mod program;
+#[path = "../../machine/tests/host_comparison/random.rs"]
+#[allow(
+    unreachable_pub,
+    dead_code,
+    reason = "a module that other test binaries use too"
+)]
+mod random;
 mod string_io;

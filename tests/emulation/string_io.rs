@@ -1,8 +1,9 @@
 //! INS and OUTS: everything that their memory operand can do wrong, and what they leave when it does not.
 
-use crate::case::{Case, NOTHING, OPEN, Outcome, Run, WINDOW, selector};
+use crate::case::{Case, NOTHING, OPEN, Outcome, RAM, Run, STACK, WINDOW, selector};
 use crate::compare::compare;
 use crate::program::{Program, descriptor};
+use crate::random::Random;
 
 const RCX: usize = 1;
 const RDX: usize = 2;
@@ -12,9 +13,12 @@ const RDI: usize = 7;
 const PORT: u64 = 0x80;
 /// IOPL 3: every privilege level may use ports.
 const IOPL: u64 = 3 << 12;
+const TF: u64 = 1 << 8;
 const DF: u64 = 1 << 10;
 const AC: u64 = 1 << 18;
 const AM: u64 = 1 << 18;
+const WP: u64 = 1 << 16;
+const SMAP: u64 = 1 << 21;
 
 /// INSB, INSW, INSD, OUTSB, OUTSW, OUTSD in 32- and 64-bit code: bytes of an element, and the encoding.
 const FORMS: [(u64, &[u8]); 6] = [
@@ -125,6 +129,88 @@ fn segments_limit_what_is_moved() {
 }
 
 #[test]
+fn addresses_must_be_canonical() {
+    let mut cases = Vec::new();
+    for (size, form) in FORMS {
+        for prefixes in [&[][..], &[0xf3], &[0x64], &[0x36], &[0x67]] {
+            for offset in [
+                0x8000_0000_0000,
+                0x7fff_ffff_ffff,
+                0xffff_7fff_ffff_ffff,
+                0xffff_8000_0000_0000,
+                0x8000_0000_0000 - size,
+                u64::MAX - 1,
+                0xaaaa_0000_0000_0000 | WINDOW,
+                WINDOW,
+            ] {
+                let mut case = case("canonical", Run::Bits64(0), prefixes, form, offset);
+                case.fs_base = 0x10;
+                cases.push(case);
+            }
+        }
+    }
+    let outcomes = compare(&program(cases));
+    assert!(vectors(&outcomes).starts_with(&[13, 14]));
+}
+
+#[test]
+fn pages_allow_or_fault() {
+    let mut cases = Vec::new();
+    let entries = [
+        RAM[1] | OPEN,
+        RAM[1] | 5,
+        RAM[1] | 3,
+        RAM[1] | 6,
+        RAM[1] | OPEN | 1 << 63,
+        RAM[1] | OPEN | 1 << 51,
+        RAM[1] | 0x67,
+        NOTHING | OPEN,
+    ];
+    for (size, form) in FORMS {
+        for entry in entries {
+            for run in [
+                Run::Bits64(0),
+                Run::Bits64(3),
+                Run::Bits32(3),
+                Run::Bits32(0),
+            ] {
+                for offset in [0x1000, 0x1001 - size, 0xffe] {
+                    for (cr4, flags) in [(0, 0), (SMAP, 0), (SMAP, AC)] {
+                        let prefixes = [0xf3];
+                        let mut case = case("page", run, &prefixes, form, WINDOW + offset);
+                        case.name += &format!(", {entry:#x} {run:?} {cr4:#x} {flags:#x}");
+                        case.window[1] = entry;
+                        case.cr4 = cr4;
+                        case.flags |= flags;
+                        cases.push(case);
+                    }
+                }
+            }
+        }
+        let mut without = case("WP = 0", Run::Bits64(0), &[0xf3], form, WINDOW);
+        without.cr0 = WP;
+        without.window[0] = RAM[0] | 5;
+        cases.push(without);
+    }
+    let mut codes = Vec::new();
+    let halves = cases.chunks(crate::program::MOST_CASES);
+    for half in halves {
+        let outcomes = compare(&program(half.to_vec()));
+        codes.extend(
+            outcomes
+                .iter()
+                .filter(|one| one.vector() == 14)
+                .map(Outcome::error_code),
+        );
+        assert!(outcomes.iter().all(|one| matches!(one.vector(), 14 | 0x40)));
+    }
+    codes.sort_unstable();
+    codes.dedup();
+    // Reads and writes, by both privileges; not present, protected, reserved bits.
+    assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15]);
+}
+
+#[test]
 fn alignment_is_checked() {
     let mut cases = Vec::new();
     for (_, form) in FORMS {
@@ -138,6 +224,35 @@ fn alignment_is_checked() {
         }
     }
     assert_eq!(vectors(&compare(&program(cases))), [17, 0x40]);
+}
+
+#[test]
+fn each_iteration_is_a_step() {
+    let mut cases = Vec::new();
+    for (_, form) in FORMS {
+        for run in [Run::Bits64(0), Run::Bits32(3), Run::Bits64(3)] {
+            for (prefixes, count, offset, direction) in [
+                (&[0xf3][..], 5, 0x10, 0),
+                (&[0xf3], 1, 0x10, 0),
+                (&[0xf3], 0, 0x10, 0),
+                (&[0xf2], 3, 0x10, DF),
+                (&[], 3, 0x10, 0),
+                // It faults on the way.
+                (&[0xf3], 9, 0x1ff0, 0),
+            ] {
+                let offset = WINDOW + offset;
+                let mut case = case("step", run, prefixes, form, offset).register(RCX, count);
+                case.name += &format!(", {count}");
+                case.flags |= TF | direction;
+                case.traps = 20;
+                cases.push(case);
+            }
+        }
+    }
+    let outcomes = compare(&program(cases));
+    // Five iterations, and the step behind INT.
+    assert_eq!(outcomes[0].traps(), 5);
+    assert!(outcomes.iter().any(|one| one.vector() == 14));
 }
 
 #[test]
@@ -184,4 +299,47 @@ fn registers_go_on_as_wide_as_addresses_are() {
     let outcomes = compare(&program(cases));
     assert!(vectors(&outcomes).contains(&14));
     assert!(vectors(&outcomes).contains(&0x40));
+}
+
+/// A sequence with a random one in random circumstances.
+#[test]
+fn random_strings() {
+    let mut random = Random::new(6);
+    let mut cases = Vec::new();
+    for _ in 0..1500 {
+        let (_, form) = random.pick(&FORMS);
+        let run = random.pick(&[
+            Run::Bits64(0),
+            Run::Bits64(3),
+            Run::Bits32(0),
+            Run::Bits32(3),
+        ]);
+        let prefixes = random.pick(&[
+            &[][..],
+            &[0xf3],
+            &[0xf3],
+            &[0xf2],
+            &[0x67, 0xf3],
+            &[0x2e, 0xf3],
+            &[0x36],
+            &[0x64, 0xf3],
+        ]);
+        let offset = WINDOW + random.pick(&[0, 0x1000, 0x2000, 0x3000]) + random.below(64) - 32;
+        let mut case = case("random", run, prefixes, form, offset);
+        case.registers[RSI] = case.registers[RSI].wrapping_add(random.below(16));
+        case.registers[RCX] = random.pick(&[0, 1, 2, 20, 80]);
+        case.flags |= random.pick(&[0, DF, TF, AC, TF | DF, 0, 0]);
+        case.traps = 8;
+        case.cr0 = random.pick(&[0, AM]);
+        case.cr4 = random.pick(&[0, 0, SMAP]);
+        case.fs_base = random.below(64);
+        for entry in &mut case.window {
+            let page = random.pick(&[RAM[0], RAM[1], NOTHING]);
+            *entry = page | random.pick(&[OPEN, OPEN, OPEN, 3, 5, 0]);
+        }
+        // Stacks of cases are elsewhere.
+        assert_eq!(case.registers[4], STACK);
+        cases.push(case);
+    }
+    compare(&program(cases));
 }
