@@ -1,7 +1,5 @@
 //! Words that can be updated as one atomic operation.
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-
 use super::{Ram, Word, Writable};
 
 /// A word that can be updated atomically in RAM.
@@ -13,7 +11,7 @@ pub trait Atomic: Word {
 }
 
 macro_rules! atomic {
-    ($($word:ty, $atomic:ty, $get:ident;)*) => {$(
+    ($($word:ty)*) => {$(
         impl Atomic for $word {
             #[inline]
             fn update(
@@ -21,21 +19,16 @@ macro_rules! atomic {
                 place: Writable<Self>,
                 mut change: impl FnMut(Self) -> Self,
             ) -> Self {
-                let Some(cell): Option<&$atomic> = ram.$get(place) else {
-                    let old = ram.load::<$word>(place.offset());
-                    ram.store(place, change(old));
-                    return old;
-                };
-                let mut old = cell.load(Ordering::Relaxed);
+                let mut old: $word = ram.load(place.offset());
                 loop {
-                    match cell.compare_exchange_weak(
-                        old,
-                        change(old),
-                        Ordering::SeqCst,
-                        Ordering::Relaxed,
-                    ) {
-                        Ok(found) => return found,
-                        Err(found) => old = found,
+                    let new = change(old);
+                    match ram.compare_exchange(place, old, new) {
+                        Some(found) if found == old => return old,
+                        Some(found) => old = found,
+                        None => {
+                            ram.store(place, new);
+                            return old;
+                        }
                     }
                 }
             }
@@ -43,12 +36,7 @@ macro_rules! atomic {
     )*};
 }
 
-atomic! {
-    u8, AtomicU8, atomic_u8;
-    u16, AtomicU16, atomic_u16;
-    u32, AtomicU32, atomic_u32;
-    u64, AtomicU64, atomic_u64;
-}
+atomic! { u8 u16 u32 u64 }
 
 impl Atomic for u128 {
     /// The host's own 16-byte compare-exchange where it has one.

@@ -4,6 +4,7 @@ mod atomic;
 mod code_map;
 mod frames;
 mod gate;
+mod host;
 mod ram;
 mod word;
 

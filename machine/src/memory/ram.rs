@@ -1,18 +1,39 @@
 //! Guest RAM: the one home of raw pointers to it.
 //!
 //! RAM is one host mapping; a *RAM offset* is a position in it. The rest of the machine keeps
-//! offsets, never pointers, and every access is checked against the size of the mapping.
+//! offsets, never pointers, and every access is checked against the size of the mapping; translated code adds
+//! offsets from the translation cache, which holds none beyond RAM, to the mapping's address.
+//!
+//! # Soundness
+//!
+//! The guest's processors race on RAM, with accesses of any size and alignment. Rust's memory model has no
+//! such accesses: races of ordinary or volatile accesses to memory *inside* a Rust allocation are undefined behaviour, and so are
+//! those of atomic ones of different sizes. So RAM is no Rust allocation. It is mapped by the host's system call, no
+//! reference to it is made but the one below, and Rust code never reads or writes it as memory of its own:
+//! - Words are loaded and stored by volatile accesses, which the documentation of [`std::ptr::read_volatile`] allows outside of any
+//!   Rust allocation; there they do what the host's instructions do.
+//! - Atomic updates and bulk moves are inline assembly on x86-64 ([`host`]), and translated code is the host's
+//!   instructions anyway. None of them touches Rust's memory.
+//!
+//! What races give is then the host architecture's matter: some value of bits, torn or not, all of which are valid words.
+//! Nothing of the machine depends on it; order between processors' threads comes from
+//! [`CodeMap`](super::CodeMap), mailboxes and locks, which are ordinary Rust.
+//!
+//! Two things rest on less. The words of a posted-interrupt descriptor are shown to the code of `apic` as `&AtomicU64`, aligned,
+//! because that code serves the hypervisor as well. And on hosts other than x86-64 atomic updates are Rust's atomics. A guest that races on those bytes
+//! with accesses of another size makes accesses that Rust's model does not define; the compilers in use emit for an atomic access
+//! its one instruction, with the meaning that the host gives it.
 #![allow(
     unsafe_code,
     reason = "guest memory is shared with other processors' threads and cannot be a Rust reference"
 )]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 use memmap2::MmapRaw;
 
-use super::{HOLE_END, HOLE_START, Word, Writable, WritableBytes};
+use super::{HOLE_END, HOLE_START, Word, Writable, WritableBytes, host};
 
 /// The most bytes that a machine can have, the width of its physical addresses.
 const LARGEST: u64 = 1 << 46;
@@ -45,8 +66,8 @@ pub struct Ram {
     _mapping: Arc<MmapRaw>,
 }
 
-// SAFETY: `base` points into the mapping that `_mapping` keeps alive; every access through it is
-// volatile or atomic, as memory shared with other threads requires.
+// SAFETY: `base` points into the mapping that `_mapping` keeps alive, which is not Rust's memory: see the
+// module's documentation on why threads may race on it.
 unsafe impl Send for Ram {}
 // SAFETY: as for `Send`; no method hands out a reference to plain bytes.
 unsafe impl Sync for Ram {}
@@ -112,16 +133,16 @@ impl Ram {
         if end > self.size {
             return None;
         }
-        // SAFETY: `offset + size_of::<T>() <= size`, the length of the live mapping at `base`.
-        Some(unsafe { self.base.add(offset as usize) }.cast())
+        // In the mapping, as was just checked.
+        Some(self.base.wrapping_add(offset as usize).cast())
     }
 
     /// Reads a word at a RAM offset; reads beyond the end give 0.
     #[inline(always)]
     pub fn load<T: Word>(&self, offset: u64) -> T {
         match self.pointer::<Unaligned<T>>(offset) {
-            // SAFETY: `pointer` checked the bounds; `Unaligned` has alignment 1 and every bit
-            // pattern is a valid word.
+            // SAFETY: `pointer` checked that the word lies in the live mapping, outside of Rust's memory;
+            // `Unaligned` has alignment 1 and every bit pattern is a valid word.
             Some(pointer) => unsafe { pointer.read_volatile() }.0,
             None => T::default(),
         }
@@ -192,15 +213,9 @@ impl Ram {
         {
             return;
         }
-        // SAFETY: both ranges lie in the live mapping; `copy` allows overlap. Another processor
-        // that races on these bytes may see them torn, as on hardware.
-        unsafe {
-            std::ptr::copy(
-                self.base.add(from as usize),
-                self.base.add(to as usize),
-                length as usize,
-            );
-        }
+        let at = |offset: u64| self.base.wrapping_add(offset as usize);
+        // SAFETY: both ranges lie in the live mapping, outside of Rust's memory.
+        unsafe { host::copy(at(from), at(to), length as usize) }
     }
 
     /// Replaces 16 bytes by `new` if they are `current`; gives what was there.
@@ -219,7 +234,8 @@ impl Ram {
             // Not the intrinsic: where the compiler does not inline its generic inner function,
             // that is compiled without the feature and calls libatomic.
             // SAFETY: the processor has the instruction; `pointer` is in bounds and aligned, since
-            // the mapping starts on a page; all other accesses are volatile or atomic. RBX, which
+            // the mapping starts on a page; the bytes are
+            // outside of Rust's memory. RBX, which
             // the compiler reserves, is put back.
             unsafe {
                 std::arch::asm!(
@@ -254,37 +270,39 @@ impl Ram {
         if to.checked_add(length).is_none_or(|end| end > self.size) {
             return;
         }
-        // SAFETY: the range lies in the live mapping; every byte pattern is valid.
-        unsafe { std::ptr::write_bytes(self.base.add(to as usize), value, length as usize) }
+        // SAFETY: the range lies in the live mapping, outside of Rust's memory.
+        unsafe { host::fill(self.base.wrapping_add(to as usize), value, length as usize) }
     }
 }
 
-macro_rules! atomic {
-    ($($name:ident: $atomic:ty;)*) => {
-        impl Ram {
-            $(
-                /// A word as an atomic, if it is naturally aligned and inside RAM.
-                #[inline]
-                pub fn $name<T>(&self, place: Writable<T>) -> Option<&$atomic> {
-                    let offset = place.offset();
-                    if !offset.is_multiple_of(size_of::<$atomic>() as u64) {
-                        return None;
-                    }
-                    let pointer = self.pointer::<$atomic>(offset)?;
-                    // SAFETY: in bounds and aligned (the mapping starts on a page); the mapping
-                    // outlives the borrow of `self`; all other accesses are volatile or atomic.
-                    Some(unsafe { &*pointer })
-                }
-            )*
+impl Ram {
+    /// A word as an atomic, if it is naturally aligned and inside RAM.
+    pub fn atomic_u64(&self, place: Writable<u64>) -> Option<&AtomicU64> {
+        if !place.offset().is_multiple_of(8) {
+            return None;
         }
-    };
-}
+        let pointer = self.pointer::<AtomicU64>(place.offset())?;
+        // SAFETY: in bounds and aligned (the mapping starts on a page); the mapping outlives the borrow of
+        // `self`; for races with other accesses see the module's documentation.
+        Some(unsafe { &*pointer })
+    }
 
-atomic! {
-    atomic_u8: AtomicU8;
-    atomic_u16: AtomicU16;
-    atomic_u32: AtomicU32;
-    atomic_u64: AtomicU64;
+    /// Replaces a word by `new` if it is `current`, as one atomic step; gives what was there. `None` where it is
+    /// misaligned or beyond the end of RAM.
+    #[inline]
+    pub(super) fn compare_exchange<T: host::CompareExchange>(
+        &self,
+        place: Writable<T>,
+        current: T,
+        new: T,
+    ) -> Option<T> {
+        if !place.offset().is_multiple_of(T::SIZE as u64) {
+            return None;
+        }
+        let pointer = self.pointer::<T>(place.offset())?;
+        // SAFETY: in the live mapping, outside of Rust's memory, and aligned, as the mapping starts on a page.
+        Some(unsafe { T::compare_exchange(pointer, current, new) })
+    }
 }
 
 #[cfg(test)]
@@ -306,8 +324,48 @@ mod tests {
             ram.store(Writable::at(offset), u64::MAX);
             assert_eq!(ram.load::<u64>(offset), 0);
         }
-        assert!(ram.atomic_u64(Writable::<u64>::at((1 << 20) - 4)).is_none());
-        assert!(ram.atomic_u64(Writable::<u64>::at(4)).is_none());
+        assert!(ram.atomic_u64(Writable::at((1 << 20) - 4)).is_none());
+        assert!(ram.atomic_u64(Writable::at(4)).is_none());
+    }
+
+    #[test]
+    fn words_are_exchanged_if_they_are_what_was_expected() {
+        let ram = Ram::new(1 << 20).unwrap();
+        ram.store(Writable::at(64), 0x1122_3344_5566_7788_u64);
+        let word = |value: u64| Some(value);
+        assert_eq!(
+            ram.compare_exchange(Writable::at(64), 0x88_u8, 0x99),
+            Some(0x88)
+        );
+        assert_eq!(ram.compare_exchange(Writable::at(65), 0_u8, 1), Some(0x77));
+        assert_eq!(
+            ram.compare_exchange(Writable::at(66), 0x5566_u16, 0xaaaa),
+            Some(0x5566)
+        );
+        assert_eq!(
+            ram.compare_exchange(Writable::at(68), 0x1122_3344_u32, 1),
+            Some(0x1122_3344)
+        );
+        let found = ram.compare_exchange(Writable::at(64), 0x1_aaaa_7799_u64, 5);
+        assert_eq!(found, word(0x1_aaaa_7799));
+        assert_eq!(ram.load::<u64>(64), 5);
+        assert_eq!(ram.compare_exchange(Writable::at(65), 0_u16, 1), None);
+        assert_eq!(
+            ram.compare_exchange(Writable::at((1 << 20) - 4), 0_u64, 1),
+            None
+        );
+    }
+
+    #[test]
+    fn bytes_move_upwards() {
+        let ram = Ram::new(1 << 20).unwrap();
+        ram.write_bytes(Writable::<u8>::at(16).bytes(5), &[1, 2, 3, 4, 5]);
+        ram.copy(16, Writable::<u8>::at(14).bytes(5));
+        ram.fill(Writable::<u8>::at(19).bytes(2), 9);
+        ram.copy((1 << 20) - 2, Writable::<u8>::at(14).bytes(4));
+        let mut bytes = [0; 8];
+        ram.read_bytes(14, &mut bytes);
+        assert_eq!(bytes, [1, 2, 3, 4, 5, 9, 9, 0]);
     }
 
     #[test]
