@@ -315,6 +315,37 @@ fn states_that_hold_delivery_back() {
     }
 }
 
+// SDM 30.2.2: delivery ends the inactive state that MWAIT entered, too; an interrupt that is not delivered does
+// not.
+#[test]
+fn a_posted_interrupt_ends_mwait() {
+    for enabled in [true, false] {
+        // monitor; mwait
+        let code = [&[0x0f, 0x01, 0xc8, 0x0f, 0x01, 0xc9][..], &[NOP; 8]].concat();
+        let mut guest = posted_guest(&code);
+        if enabled {
+            guest.with_interrupts_enabled();
+        }
+        guest.cpu().registers[0] = DATA;
+        guest.cpu().registers[1] = 0;
+        guest.cpu().registers[2] = 0;
+        guest.launch(3);
+        guest.expect_no_exit();
+        assert!(guest.cpu().monitor.is_waiting());
+        post(&mut guest, 0x51);
+        guest.go_on(1);
+        guest.expect_no_exit();
+        assert_eq!(guest.posted(0), [], "processed in either case");
+        assert_eq!(guest.handler(), enabled.then_some(0x51));
+        assert_eq!(guest.cpu().monitor.is_waiting(), !enabled);
+        if enabled {
+            // The handler returns behind MWAIT.
+            let frame = guest.cpu().registers[4];
+            assert_eq!(guest.ram().load::<u64>(frame), GUEST_CODE + 6);
+        }
+    }
+}
+
 // SDM 30.2.1: TPR, EOI and self-IPI virtualization evaluate; CR8 is the TPR.
 #[test]
 fn what_evaluates_and_what_does_not() {
