@@ -184,3 +184,44 @@ fn int1_brings_what_mov_ss_held_back() {
     assert_eq!(guest.handler(), None);
     assert_eq!(guest.cpu().rip(), GUEST_CODE + 4);
 }
+
+// SDM 26.7.3: an injected event takes the place of pending debug exceptions, unless it is a software interrupt
+// or exception behind MOV SS; then they are delivered before the handler's first instruction.
+#[test]
+fn an_injected_event_takes_the_place_of_pending_debug_exceptions() {
+    const INTERRUPT_FLAG: u64 = 1 << 9;
+    for (information, blocking, delivered) in [
+        (0x8000_0051_u32, 0, false),
+        (0x8000_0202, 0, false),
+        (0x8000_0306, 0, false),
+        (0x8000_0306, MOV_SS, false),
+        (0x8000_0501, MOV_SS, false),
+        (0x8000_0480, 0, false),
+        (0x8000_0603, 0, false),
+        (0x8000_0480, MOV_SS, true),
+        (0x8000_0603, MOV_SS, true),
+    ] {
+        let mut guest = Guest::new(&[0x90; 4]);
+        guest
+            .set(vmcs::GUEST_RFLAGS, 2 | INTERRUPT_FLAG)
+            .set(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, ENABLED_BREAKPOINT | 1)
+            .set(vmcs::ENTRY_INTERRUPTION_INFORMATION, information)
+            .set(vmcs::GUEST_INTERRUPTIBILITY_STATE, blocking)
+            .set(vmcs::ENTRY_INSTRUCTION_LENGTH, 1);
+        guest.cpu().dr[6] = 0;
+        guest.launch(1);
+        guest.expect_no_exit();
+        assert_eq!(
+            guest.cpu().dr[6] & 15,
+            u64::from(delivered),
+            "{information:#x}"
+        );
+        let vector = if delivered { 1 } else { information as u8 };
+        assert_eq!(guest.handler(), Some(vector), "{information:#x}");
+        if delivered {
+            let injected = GUEST_HANDLERS + u64::from(information & 0xff) * 16;
+            let frame = guest.cpu().registers[4];
+            assert_eq!(guest.ram().load::<u64>(frame), injected);
+        }
+    }
+}

@@ -651,3 +651,34 @@ fn mov_ss_keeps_debug_exceptions_pending_over_an_exit() {
         assert_eq!(blocking, if delivered { 0 } else { MOV_SS }, "{name}");
     }
 }
+
+// SDM 26.3.2.1, 27.5.1: neither an entry nor an exit modifies the reserved bits of CR0, whatever the fields say.
+#[test]
+fn reserved_bits_of_cr0_are_not_loaded() {
+    const RESERVED: u64 = 0xffc0 | 1 << 17 | 0x1ff8_0000;
+    // mov rax, cr0; cpuid
+    let mut guest = guest_with(&[0x0f, 0x20, 0xc0, 0x0f, 0xa2], 0);
+    let (inside, outside) = (guest.get(vmcs::GUEST_CR0), guest.get(vmcs::HOST_CR0));
+    guest.set(vmcs::GUEST_CR0, inside | RESERVED);
+    guest.set(vmcs::HOST_CR0, outside | RESERVED);
+    guest.launch(3);
+    guest.expect_exit(R::Cpuid);
+    assert_eq!(guest.cpu().registers[0], inside);
+    assert_eq!(guest.get(vmcs::GUEST_CR0), inside);
+    assert_eq!(guest.cpu().cr0, outside);
+}
+
+// SDM 27.3.2: bits 31:17 and 11:8 of access rights are always cleared, bit 16 says that a segment is unusable.
+#[test]
+fn access_rights_are_saved_without_their_reserved_bits() {
+    let mut guest = guest_with(&[0x0f, 0xa2], 0);
+    guest.set(vmcs::GUEST_GS_ACCESS_RIGHTS, 0xffff_ffff);
+    guest.set(vmcs::GUEST_LDTR_ACCESS_RIGHTS, 0xffff_ffff);
+    guest.launch(2);
+    guest.expect_exit(R::Cpuid);
+    for field in [vmcs::GUEST_GS_ACCESS_RIGHTS, vmcs::GUEST_LDTR_ACCESS_RIGHTS] {
+        let rights = guest.get(field);
+        assert_eq!(rights & 0xfffe_0f00, 0, "{rights:#x}");
+        assert_ne!(rights & 1 << 16, 0, "{rights:#x}");
+    }
+}

@@ -116,13 +116,6 @@ impl Cpu {
         if selector & LOCAL != 0 || is_null(selector) {
             return Err(self.selector_fault(complaint, selector));
         }
-        let source = match how {
-            TaskSwitch::Jump => intercept::TaskSwitch::Jump,
-            TaskSwitch::Call => intercept::TaskSwitch::Call,
-            TaskSwitch::Return => intercept::TaskSwitch::Iret,
-            TaskSwitch::Gate => intercept::TaskSwitch::Gate,
-        };
-        intercept::task_switch(self, selector, source)?;
         let descriptor = self.descriptor(selector, complaint)?;
         let kind = match (descriptor.system_type(), how) {
             (Some(kind @ (SystemType::BusyTss | SystemType::BusyTss16)), TaskSwitch::Return) => {
@@ -142,6 +135,15 @@ impl Cpu {
         if new_tss.limit < new_layout.lowest_limit {
             return Err(self.selector_fault(vector::INVALID_TSS, selector));
         }
+        // SDM 25.4.2: these checks come before the VM exit. Whether a page fault of a TSS does depends on the
+        // processor; here it does not.
+        let source = match how {
+            TaskSwitch::Jump => intercept::TaskSwitch::Jump,
+            TaskSwitch::Call => intercept::TaskSwitch::Call,
+            TaskSwitch::Return => intercept::TaskSwitch::Iret,
+            TaskSwitch::Gate => intercept::TaskSwitch::Gate,
+        };
+        intercept::task_switch(self, selector, source)?;
         let task = self.read_task(&new_tss, new_layout)?;
         self.probe_switch(&descriptor, &new_tss, how)?;
         self.leave_task(how)?;
@@ -252,7 +254,11 @@ impl Cpu {
     fn leave_task(&mut self, how: TaskSwitch) -> Result<(), Raised> {
         let tss = self.tr;
         let layout = self.current_layout();
-        let mut flags = self.rflags();
+        // SDM 17.3.1.1: of an event it is the image that a gate would push.
+        let mut flags = match &self.delivering {
+            Some(event) if how == TaskSwitch::Gate => self.saved_rflags(event),
+            _ => self.rflags(),
+        };
         if how == TaskSwitch::Return {
             flags &= !rflags::NT;
         }

@@ -27,6 +27,10 @@ use crate::{
     trace::Event,
 };
 
+/// Bits of CR0 that neither VM entry nor VM exit modifies (SDM 26.3.2.1, 27.5.1): ET, NW, CD and the reserved
+/// bits 15:6, 17 and 28:19.
+pub(super) const CR0_KEPT: u64 = cr0::ET | cr0::CD | cr0::NW | 0xffc0 | 1 << 17 | 0x1ff8_0000;
+
 /// Enters the guest of the current VMCS. `Err` is the number for VMfailValid; after `Ok` the
 /// processor is in the guest, or back in the host after a failed entry (SDM 26.8).
 pub fn enter(cpu: &mut Cpu) -> Result<(), u32> {
@@ -102,8 +106,7 @@ fn load_segment(
 // SDM 26.3.2 Loading Guest State
 fn load_guest_state(cpu: &mut Cpu, c: &Controls) {
     // SDM 26.3.2.1 Loading Guest Control Registers, Debug Registers, and MSRs
-    const KEPT: u64 = cr0::ET | cr0::CD | cr0::NW;
-    cpu.cr0 = cpu.vmcs(vmcs::GUEST_CR0) & !KEPT | cpu.cr0 & KEPT;
+    cpu.cr0 = cpu.vmcs(vmcs::GUEST_CR0) & !CR0_KEPT | cpu.cr0 & CR0_KEPT;
     cpu.cr3 = cpu.vmcs(vmcs::GUEST_CR3);
     cpu.cr4 = cpu.vmcs(vmcs::GUEST_CR4);
     if c.entry(entry_control::LOAD_DEBUG_CONTROLS) {
@@ -209,7 +212,6 @@ fn inject(cpu: &mut Cpu) {
             return;
         }
     };
-    // SDM 26.6.1.1: an injected event supersedes pending debug exceptions unless it is blocked.
     cpu.instruction_start = cpu.rip();
     if source.is_software() {
         cpu.set_rip(cpu.instruction_start.wrapping_add(length));

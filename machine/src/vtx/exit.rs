@@ -11,6 +11,7 @@ use arch::{
 use super::{
     VmExit,
     controls::Controls,
+    entry::CR0_KEPT,
     entry_checks::{Violation, guest_state::interruptibility},
     exceptions, exit_class, msr_areas, vmcs as region_layout, vpid,
 };
@@ -257,6 +258,9 @@ fn save_guest_state(cpu: &mut Cpu, exit: &VmExit) {
     }
 }
 
+/// Bits of the access rights that are saved; bits 31:17 and 11:8 are always cleared (SDM 27.3.2).
+const ACCESS_RIGHTS: u32 = 0x1_f0ff;
+
 fn save_segment(
     cpu: &mut Cpu,
     segment: Segment,
@@ -268,7 +272,7 @@ fn save_segment(
     cpu.set_vmcs(selector, segment.selector);
     cpu.set_vmcs(base, segment.base);
     cpu.set_vmcs(limit, segment.limit);
-    cpu.set_vmcs(access, segment.rights);
+    cpu.set_vmcs(access, segment.rights & ACCESS_RIGHTS);
 }
 
 // SDM 27.3.4 Saving Non-Register State
@@ -327,8 +331,7 @@ fn abort(cpu: &mut Cpu, code: u32) {
 fn load_host_state(cpu: &mut Cpu, controls: &Controls) {
     let host_64 = controls.exit(exit_control::HOST_ADDRESS_SPACE_SIZE);
     // SDM 27.5.1 Loading Host Control Registers, Debug Registers, MSRs
-    const KEPT: u64 = cr0::ET | cr0::CD | cr0::NW;
-    cpu.cr0 = cpu.vmcs(vmcs::HOST_CR0) & !KEPT | cpu.cr0 & KEPT;
+    cpu.cr0 = cpu.vmcs(vmcs::HOST_CR0) & !CR0_KEPT | cpu.cr0 & CR0_KEPT;
     cpu.cr3 = cpu.vmcs(vmcs::HOST_CR3);
     let host_cr4 = cpu.vmcs(vmcs::HOST_CR4);
     cpu.cr4 = if host_64 {

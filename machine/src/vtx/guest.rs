@@ -6,14 +6,17 @@
 //! virtual machines are independent). What outlives it is in the VMCS, or is a translation that is tagged
 //! with its VPID and EPT pointer ([`vpid`](super::vpid), [`ept`](super::ept)).
 
-use arch::vmcs;
+use arch::{
+    interruption::{InterruptionInformation, InterruptionType},
+    vmcs,
+};
 
 use super::{
     Trap, apic_virtualization::VirtualInterrupts, controls::Controls,
     entry_checks::guest_state::interruptibility, pause_loop::PauseLoop,
     preemption_timer::PreemptionTimer,
 };
-use crate::cpu::Cpu;
+use crate::cpu::{Activity, Cpu};
 
 /// The guest of the VM entry that the processor is in. In VMX root operation, and outside VMX operation,
 /// it is that of none: the default, with every control 0.
@@ -59,12 +62,33 @@ impl Guest {
         };
         Self {
             virtual_nmi_blocked: controls.virtual_nmis() && blocking & interruptibility::NMI != 0,
-            pending_debug: cpu.vmcs(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS),
+            pending_debug: pending_debug(cpu, blocking),
             preemption_timer: PreemptionTimer::of_current(cpu, &controls),
             entry_instructions: cpu.instructions,
             controls,
             virtual_interrupts,
             ..Self::default()
         }
+    }
+}
+
+/// The debug exceptions that are pending behind VM entry (SDM 26.7.3 Delivery of Pending Debug Exceptions
+/// after VM Entry): an event that is injected takes their place, but for a software interrupt or exception
+/// behind MOV SS; in the shutdown and wait-for-SIPI states there are none.
+fn pending_debug(cpu: &Cpu, blocking: u32) -> u64 {
+    use InterruptionType as T;
+    let information = InterruptionInformation(cpu.vmcs(vmcs::ENTRY_INTERRUPTION_INFORMATION));
+    let kind = information.interruption_type();
+    let vectoring = information.is_valid() && kind != T::Other;
+    let pending = if vectoring {
+        matches!(kind, T::SoftwareInterrupt | T::SoftwareException)
+            && blocking & interruptibility::MOV_SS != 0
+    } else {
+        matches!(cpu.activity, Activity::Active | Activity::Halted)
+    };
+    if pending {
+        cpu.vmcs(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS)
+    } else {
+        0
     }
 }
