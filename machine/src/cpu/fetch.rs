@@ -58,7 +58,7 @@ impl Cpu {
         self.fetch_canonical(linear)?;
         match self.translate(linear, Access::Execute, self.privilege())? {
             Place::Ram(offset) => Ok(self.ram.load(offset)),
-            Place::Device(physical) => self.device_read(physical),
+            Place::Device(physical) => self.device_fetch(physical),
             Place::ApicAccess(offset) => crate::vtx::apic_access_fetch(self, offset, linear),
         }
     }

@@ -238,6 +238,8 @@ pub struct Cpu {
     pub turn: u64,
     /// Value of `instructions` at which the run stops, wherever in the slice that is.
     pub run_end: u64,
+    /// Virtual time at which the last instruction ends, if it takes longer than others.
+    pub busy_until: u64,
     /// What turns retired instructions into time.
     pub clock: Clock,
     /// What happened on this processor.
@@ -335,6 +337,7 @@ impl Cpu {
             end_of_slice: EndOfSlice::Exact,
             turn: 0,
             run_end: u64::MAX,
+            busy_until: 0,
             clock,
             counters: Box::default(),
             trace: Trace::default(),

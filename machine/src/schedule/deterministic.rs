@@ -5,6 +5,7 @@
 //! do, its slice goes on until another one has, and a seeded length beyond what woke that one. Each instruction moves the common time by one part in as
 //! many as there are such processors. So the time-stamp counter never runs backwards, from
 //! whichever processor it is read, and each processor executes about one instruction a tick.
+//! A processor that accesses a device waits for the answer while the others go on.
 //! When all wait, time skips to the next event; if somebody sits at a keyboard, no faster than the
 //! host's clock, and what is typed ends the wait.
 
@@ -24,8 +25,10 @@ const LONGEST: u64 = 600;
 /// One slice in so many is shorter than all of those and ends after any instruction: software on another
 /// processor then sees what a few instructions leave half done.
 const SHORT_ONE_IN: u64 = 8;
-/// A slice of the only processor that has something to do may be so long.
+/// A slice of the only processor that has something to do may be so long,
 const LONGEST_ALONE: u64 = 1 << 16;
+/// or so long if its stores may wake another from MWAIT, which is seen when the slice is over.
+const LONGEST_WATCHED: u64 = 1 << 10;
 /// What a round in which no processor executes anything counts in instructions; about what it costs
 /// the host.
 const IDLE_ROUND: u64 = 64;
@@ -106,29 +109,40 @@ impl Deterministic {
 
     /// Whether a processor has something to do now.
     fn is_ready(&self, cpu: &Cpu) -> bool {
-        cpu.activity == Activity::Active
-            || cpu.attention()
-            || self.wake_time(cpu) <= self.time
-            || cpu.monitor_triggered()
+        cpu.busy_until <= self.time
+            && (cpu.activity == Activity::Active
+                || cpu.attention()
+                || self.wake_time(cpu) <= self.time
+                || cpu.monitor_triggered())
     }
 
-    /// When a waiting processor's own timers wake it.
+    /// When time gives a processor something to do that has nothing to do now: its last instruction ends,
+    /// or its own timers wake it.
     fn wake_time(&self, cpu: &Cpu) -> u64 {
-        cpu.next_own_event().unwrap_or(u64::MAX)
+        if cpu.busy_until > self.time {
+            cpu.busy_until
+        } else {
+            cpu.next_own_event().unwrap_or(u64::MAX)
+        }
     }
 
     /// Begins a round, or passes the time if no processor has anything to do.
     fn begin_round(&mut self, platform: &Platform, processors: &[Processor]) {
-        if self.time >= platform.next_device_event.load(Ordering::Relaxed) {
-            platform.advance_devices(self.time);
-        }
-        let ready = processors.iter().filter(|p| self.is_ready(&p.cpu)).count();
-        if ready == 0 {
-            if !self.skip_idle_time(platform, processors) {
-                platform.stop(Outcome::Deadlock);
+        let ready = loop {
+            if self.time >= platform.next_device_event.load(Ordering::Relaxed) {
+                platform.advance_devices(self.time);
             }
-            return;
-        }
+            let ready = processors.iter().filter(|p| self.is_ready(&p.cpu)).count();
+            if ready != 0 {
+                break ready;
+            }
+            if !self.skip_device_access(platform, processors) {
+                if !self.skip_idle_time(platform, processors) {
+                    platform.stop(Outcome::Deadlock);
+                }
+                return;
+            }
+        };
         // What had passed of a tick keeps its length when the parts change.
         self.fraction = self.fraction * ready as u64 / self.parts;
         self.parts = ready as u64;
@@ -158,9 +172,9 @@ impl Deterministic {
             let mut length = turn;
             let mut event = platform.next_device_event.load(Ordering::Relaxed);
             if self.parts == 1
-                && let Some(other_event) = next_event_of_others(processors, index)
+                && let Some((longest, other_event)) = self.alone(processors, index)
             {
-                length = LONGEST_ALONE;
+                length = longest;
                 event = event.min(other_event);
             }
             let cpu = &mut processors.get_mut(index)?.cpu;
@@ -219,11 +233,57 @@ impl Deterministic {
         instructions - before
     }
 
-    /// Moves time to the next event; false if there is none.
-    fn skip_idle_time(&mut self, platform: &Platform, processors: &[Processor]) -> bool {
+    /// If no processor but `index` has something to do: how long its slice may be, and when time gives
+    /// another one something.
+    fn alone(&self, processors: &[Processor], index: usize) -> Option<(u64, u64)> {
+        let mut longest = LONGEST_ALONE;
+        let mut event = u64::MAX;
+        for Processor { cpu, .. } in processors {
+            if cpu.index == index {
+                continue;
+            }
+            let event_of_other = self.wake_time(cpu);
+            let waits = event_of_other > self.time
+                && (cpu.busy_until > self.time
+                    || cpu.activity != Activity::Active && !cpu.attention());
+            if !waits {
+                return None;
+            }
+            if cpu.monitor.is_waiting() {
+                longest = LONGEST_WATCHED;
+            }
+            event = event.min(event_of_other);
+        }
+        Some((longest, event))
+    }
+
+    /// The next event of a device or a processor's own, while no processor has anything to do.
+    fn next_event(&self, platform: &Platform, processors: &[Processor]) -> u64 {
         let device = platform.next_device_event.load(Ordering::Relaxed);
         let own = processors.iter().map(|p| self.wake_time(&p.cpu)).min();
-        let next = device.min(own.unwrap_or(u64::MAX));
+        device.min(own.unwrap_or(u64::MAX))
+    }
+
+    /// Moves time to the next event if a processor's last instruction still accesses a device; false if
+    /// there is none.
+    fn skip_device_access(&mut self, platform: &Platform, processors: &[Processor]) -> bool {
+        let accesses = processors.iter().any(|p| p.cpu.busy_until > self.time);
+        if accesses {
+            self.go_on_at(self.next_event(platform, processors));
+        }
+        accesses
+    }
+
+    fn go_on_at(&mut self, time: u64) {
+        if time > self.time {
+            self.time = time;
+            self.fraction = 0;
+        }
+    }
+
+    /// Moves time to the next event; false if there is none.
+    fn skip_idle_time(&mut self, platform: &Platform, processors: &[Processor]) -> bool {
+        let next = self.next_event(platform, processors);
         let mut until = next;
         if platform.has_keyboard() {
             if next == u64::MAX && !could_hear(platform, processors) {
@@ -238,10 +298,7 @@ impl Deterministic {
         } else if next == u64::MAX {
             return false;
         }
-        if until > self.time {
-            self.time = until;
-            self.fraction = 0;
-        }
+        self.go_on_at(until);
         true
     }
 
@@ -253,22 +310,6 @@ impl Deterministic {
         z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ z >> 31
     }
-}
-
-/// When time makes another processor than `index` have something to do, if only time does or that one
-/// itself. `None` if any of its stores may.
-fn next_event_of_others(processors: &[Processor], index: usize) -> Option<u64> {
-    let mut first = u64::MAX;
-    for Processor { cpu, .. } in processors {
-        if cpu.index == index {
-            continue;
-        }
-        if cpu.monitor.is_waiting() {
-            return None;
-        }
-        first = first.min(cpu.next_own_event().unwrap_or(u64::MAX));
-    }
-    Some(first)
 }
 
 /// Whether a key could wake a processor: software takes what is typed, and a processor waits for

@@ -76,6 +76,13 @@ fn run_processor(platform: &Platform, processor: &mut Processor, shared: &Shared
             // Somebody else needs the host's processor more.
             thread::yield_now();
         }
+        // The device takes at least its time to answer. That is too short to sleep.
+        if clock.now() < processor.cpu.busy_until {
+            std::hint::spin_loop();
+            if !platform.stopped() {
+                continue;
+            }
+        }
         let cpu = &mut processor.cpu;
         cpu.slice_end = cpu.instructions + SLICE;
         if let Some(event) = cpu.next_own_event() {

@@ -99,8 +99,15 @@ fn processor_of(platform: &Arc<Platform>, index: usize) -> Processor {
 /// Runs `count` instructions, or fewer if the processor stops before.
 pub fn step(processor: &mut Processor, count: u64) -> Stop {
     processor.cpu.single_step = true;
-    processor.cpu.slice_end = processor.cpu.instructions + count;
-    let stop = processor.run();
+    let end = processor.cpu.instructions + count;
+    let stop = loop {
+        processor.cpu.slice_end = end;
+        let stop = processor.run();
+        // An access to a device ends the slice.
+        if stop != Stop::SliceEnd || processor.cpu.instructions >= end {
+            break stop;
+        }
+    };
     processor.cpu.single_step = false;
     stop
 }

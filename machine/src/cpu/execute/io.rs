@@ -224,6 +224,7 @@ impl Cpu {
         let now = self.now();
         let value = self.platform.port_read(self.index, port, size, now);
         self.heed_platform();
+        self.take_device_time();
         self.trace(Event::Port { port, value });
         value
     }
@@ -235,6 +236,7 @@ impl Cpu {
         self.trace(Event::Port { port, value });
         self.platform.port_write(self.index, port, size, value, now);
         self.heed_platform();
+        self.take_device_time();
         self.look_at_events();
     }
 }

@@ -230,6 +230,7 @@ fn repeated<T: Integer, K: Kind>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
         }
     }
     let longest = if stepping { 1 } else { LONGEST_RUN };
+    let busy_until = cpu.busy_until;
     for _ in 0..longest {
         // A fault leaves the registers as this iteration found them, and the flags as the
         // instruction did (SDM volume 2, REP/REPE/REPZ/REPNE/REPNZ).
@@ -244,8 +245,9 @@ fn repeated<T: Integer, K: Kind>(cpu: &mut Cpu, op: &Op) -> Result<(), Raised> {
         if count == 0 || K::COMPARES && cpu.flags.zf() == op.has(REPNE) {
             return Ok(());
         }
-        if cpu.vmx.guest.trap.is_some() {
-            // SDM 30.4.3.2: an iteration is an operation; its APIC write is emulated after it.
+        // SDM 30.4.3.2: an iteration is an operation; its APIC write is emulated after it. And one that
+        // accessed a device takes its time before the next.
+        if cpu.vmx.guest.trap.is_some() || cpu.busy_until != busy_until {
             break;
         }
     }
