@@ -5,8 +5,8 @@
 //! (control registers, MSRs, descriptor tables) is `unsafe`.
 #![allow(unsafe_code, reason = "each function is one privileged instruction")]
 
-use core::arch::asm;
 pub use core::arch::x86_64::CpuidResult;
+use core::arch::{asm, global_asm};
 
 /// CPUID with leaf `leaf` and sub-leaf `subleaf`.
 #[inline]
@@ -55,6 +55,44 @@ pub fn read_msr(msr: u32) -> u64 {
             options(nomem, nostack, preserves_flags));
     }
     u64::from(high) << 32 | u64::from(low)
+}
+
+global_asm!(
+    // A function of the MSR's number and of where its value goes; gives 0 if the processor refuses.
+    ".globl probe_msr_entry",
+    "probe_msr_entry:",
+    "mov ecx, edi",
+    ".globl probe_msr_read",
+    "probe_msr_read:",
+    "rdmsr",
+    "mov [rsi], eax",
+    "mov [rsi + 4], edx",
+    "mov eax, 1",
+    "ret",
+    ".globl probe_msr_refused",
+    "probe_msr_refused:",
+    "xor eax, eax",
+    "ret",
+);
+
+unsafe extern "C" {
+    fn probe_msr_entry(msr: u32, value: *mut u64) -> u32;
+    static probe_msr_read: u8;
+    static probe_msr_refused: u8;
+}
+
+/// RDMSR of an MSR that should exist, but that simulated processors are known to lack: `None` if it raises #GP.
+pub fn probe_msr(msr: u32) -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: it writes `value` alone. If RDMSR raises #GP, the handler goes on at `probe_msr_refused`
+    // with the same registers and stack.
+    let read = unsafe { probe_msr_entry(msr, &raw mut value) };
+    (read != 0).then_some(value)
+}
+
+/// Where to go on if the exception at `rip` is the #GP of [`probe_msr`].
+pub fn after_refused_probe(rip: u64) -> Option<u64> {
+    (rip == &raw const probe_msr_read as u64).then_some(&raw const probe_msr_refused as u64)
 }
 
 /// WRMSR.

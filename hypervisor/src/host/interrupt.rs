@@ -65,7 +65,7 @@ pub fn handle(processor: &Processor, vector: u8) {
 }
 
 /// What the assembly stubs call.
-pub fn dispatch(frame: &Frame) {
+pub fn dispatch(frame: &mut Frame) {
     if frame.vector >= 32 {
         match Processor::current() {
             Some(processor) => handle(processor, frame.vector as u8),
@@ -75,6 +75,12 @@ pub fn dispatch(frame: &Frame) {
     }
     if frame.vector == u64::from(exception::MACHINE_CHECK) {
         stop_for_machine_check()
+    }
+    if frame.vector == u64::from(exception::GENERAL_PROTECTION)
+        && let Some(rip) = instructions::after_refused_probe(frame.rip)
+    {
+        frame.rip = rip;
+        return;
     }
     report(frame);
     shutdown::stop(Status::Other)

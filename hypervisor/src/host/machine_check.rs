@@ -2,7 +2,7 @@
 //! root mode and in a guest alike: nothing here can tell what is still whole.
 #![allow(unsafe_code, reason = "enables the banks")]
 
-use super::instructions::{cpuid, read_msr, write_msr};
+use super::instructions::{cpuid, probe_msr, read_msr, write_msr};
 use arch::msr::{IA32_MC0_CTL, IA32_MCG_CAP, IA32_MCG_CTL, IA32_MCG_STATUS};
 use core::fmt::{self, Write};
 
@@ -21,8 +21,12 @@ const STATUS: u32 = 1;
 const ADDRESS: u32 = 2;
 const MISC: u32 = 3;
 
+/// IA32_MCG_CAP. Bochs 2.7 shows the architecture in CPUID and has none of its MSRs.
 fn capabilities() -> Option<u64> {
-    (cpuid(1, 0).edx & CPUID_MACHINE_CHECK_ARCHITECTURE != 0).then(|| read_msr(IA32_MCG_CAP))
+    if cpuid(1, 0).edx & CPUID_MACHINE_CHECK_ARCHITECTURE == 0 {
+        return None;
+    }
+    probe_msr(IA32_MCG_CAP)
 }
 
 fn banks(capabilities: u64) -> impl Iterator<Item = (u32, u32)> {

@@ -37,7 +37,7 @@ fn panic(information: &PanicInfo) -> ! {
 /// # Safety
 /// `frame` must be what the stubs pushed.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn image_interrupt(frame: *const Frame) {
+unsafe extern "C" fn image_interrupt(frame: *mut Frame) {
     // SAFETY: the caller's promise.
-    interrupt::dispatch(unsafe { &*frame });
+    interrupt::dispatch(unsafe { &mut *frame });
 }
