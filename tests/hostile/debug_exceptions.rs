@@ -10,6 +10,8 @@ use crate::flat_image::{
 use crate::flat_run::{guest, succeeds, succeeds_bare};
 
 const DEBUG: u8 = 1;
+/// RF in EFLAGS.
+const RESUME: u32 = 1 << 16;
 /// A page for data.
 const DATA: u32 = 0x30_0000;
 
@@ -30,9 +32,9 @@ fn check(wanted: u32) -> Vec<u8> {
     code
 }
 
-/// A handler of #DB that succeeds if DR6 is `status`, the saved EIP `eip`, the saved RF 0, and DR7.GD
+/// A handler of #DB that succeeds if DR6 is `status`, the saved EIP `eip`, the saved RF `resume`, and DR7.GD
 /// clear.
-fn debug_handler(status: u32, eip: u32) -> Vec<u8> {
+fn debug_handler(status: u32, eip: u32, resume: u32) -> Vec<u8> {
     let mut code = vec![0x0f, 0x21, 0xf8]; // mov eax, dr7
     code.extend([0x25, 0, 0x20, 0, 0]); // and eax, GD
     code.extend(check(0));
@@ -42,7 +44,7 @@ fn debug_handler(status: u32, eip: u32) -> Vec<u8> {
     code.extend(check(eip));
     code.extend([0x8b, 0x44, 0x24, 8]); // mov eax, [esp + 8]
     code.extend([0x25, 0, 0, 1, 0]); // and eax, RF
-    code.extend(check(0));
+    code.extend(check(resume));
     code.extend(SUCCEED);
     code
 }
@@ -145,12 +147,14 @@ fn the_debug_registers_are_as_delivery_leaves_them() {
         let at = CODE + code.len() as u32;
         code.extend(instruction);
         code.extend(FAIL);
-        let eip = match saved {
-            At => at,
-            Behind => at + instruction.len() as u32,
+        // A fault that is no instruction breakpoint saves RF as 1 (SDM 17.3.1.1), a trap as it is.
+        let (eip, resume) = match saved {
+            At => (at, RESUME),
+            Behind => (at + instruction.len() as u32, 0),
         };
         println!("{name}");
-        let image = FlatImage::protected(&code).handling(DEBUG, &debug_handler(status, eip));
+        let image =
+            FlatImage::protected(&code).handling(DEBUG, &debug_handler(status, eip, resume));
         succeeds_bare(image.clone());
         succeeds(image);
     }
@@ -168,7 +172,7 @@ fn an_instruction_breakpoint_is_a_fault() {
     let mut code = with(at);
     code.extend([0x0f, 0xa2]); // cpuid
     code.extend(FAIL);
-    let image = FlatImage::protected(&code).handling(DEBUG, &debug_handler(0xffff_0ff4, at));
+    let image = FlatImage::protected(&code).handling(DEBUG, &debug_handler(0xffff_0ff4, at, 0));
     succeeds_bare(image.clone());
     succeeds(image);
 }
