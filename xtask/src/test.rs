@@ -70,6 +70,7 @@ pub(crate) fn run(tier: Tier) -> Result<(), String> {
         PROFILE,
     ]));
     let workspace = tests(workspace(tier))?;
+    crate::picture::check()?;
 
     eprintln!();
     for line in models {
