@@ -77,6 +77,8 @@ pub struct Configuration {
     pub physical_address_width: u32,
     /// TSC ticks in one count of the timer at a divide value of 1.
     pub tsc_ticks_per_timer_count: NonZeroU32,
+    /// The shortest time between two interrupts of the timer in periodic mode, in TSC ticks; 0 on silicon.
+    pub shortest_timer_period: u64,
     /// What it offers.
     pub features: Features,
 }
@@ -110,7 +112,10 @@ impl<P: RegisterPage> LocalApic<P> {
             page,
             configuration,
             base: ApicBase::after_reset(configuration.processor),
-            timer: Timer::new(configuration.tsc_ticks_per_timer_count),
+            timer: Timer::new(
+                configuration.tsc_ticks_per_timer_count,
+                configuration.shortest_timer_period,
+            ),
             errors: 0,
             lint0_accepted: false,
             request_words: 0,
@@ -236,7 +241,10 @@ impl<P: RegisterPage> LocalApic<P> {
         if self.configuration.features.corrected_machine_check {
             self.page.write(LVT_CMCI, LVT_MASKED);
         }
-        self.timer = Timer::new(self.configuration.tsc_ticks_per_timer_count);
+        self.timer = Timer::new(
+            self.configuration.tsc_ticks_per_timer_count,
+            self.configuration.shortest_timer_period,
+        );
         self.errors = 0;
         self.lint0_accepted = false;
         self.request_words = 0;

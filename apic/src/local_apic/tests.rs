@@ -22,6 +22,7 @@ fn configuration(x2apic_id: u32) -> Configuration {
         processor: Processor::Application,
         physical_address_width: 39,
         tsc_ticks_per_timer_count: NonZeroU32::new(10).unwrap(),
+        shortest_timer_period: 0,
         features: Features::ALL,
     }
 }

@@ -45,12 +45,15 @@ pub(super) struct Timer {
     divide_shift: u32,
     initial_count: u32,
     deadline: Option<u64>,
+    /// A period takes at least so many TSC ticks.
+    shortest_period: u64,
 }
 
 impl Timer {
-    pub(super) const fn new(ticks_per_count: NonZeroU32) -> Self {
+    pub(super) const fn new(ticks_per_count: NonZeroU32, shortest_period: u64) -> Self {
         Self {
             ticks_per_count,
+            shortest_period,
             mode: TimerMode::OneShot,
             // Divide configuration 0 divides by 2.
             divide_shift: 1,
@@ -68,22 +71,33 @@ impl Timer {
         self.unit().saturating_mul(u64::from(counts))
     }
 
+    /// TSC ticks from one interrupt to the next in periodic mode; `None` if there is none.
+    fn period(&self) -> Option<u64> {
+        (self.mode == TimerMode::Periodic && self.initial_count != 0)
+            .then(|| self.ticks(self.initial_count).max(self.shortest_period))
+    }
+
+    /// During a period that was too short it stands at the initial count first.
     fn current_count(&self, now: u64) -> u32 {
         let Some(deadline) = self.deadline.filter(|_| self.mode.counts()) else {
             return 0;
         };
         let mut remaining = deadline.saturating_sub(now);
-        let period = self.ticks(self.initial_count);
-        if now >= deadline && self.mode == TimerMode::Periodic && period != 0 {
+        let period = self.period();
+        if let Some(period) = period.filter(|_| now >= deadline) {
             remaining = period - (now - deadline) % period;
         }
-        u32::try_from(remaining.div_ceil(self.unit())).unwrap_or(u32::MAX)
+        let count = u32::try_from(remaining.div_ceil(self.unit())).unwrap_or(u32::MAX);
+        match period {
+            Some(_) => count.min(self.initial_count),
+            None => count,
+        }
     }
 
     fn set_initial_count(&mut self, count: u32, now: u64) {
         self.initial_count = count;
-        self.deadline =
-            (count != 0 && self.mode.counts()).then(|| now.saturating_add(self.ticks(count)));
+        let first = self.period().unwrap_or_else(|| self.ticks(count));
+        self.deadline = (count != 0 && self.mode.counts()).then(|| now.saturating_add(first));
     }
 
     /// The counts that are left take the new time each.
@@ -101,9 +115,9 @@ impl Timer {
         let Some(deadline) = self.deadline.filter(|deadline| *deadline <= now) else {
             return false;
         };
-        let period = self.ticks(self.initial_count);
-        self.deadline = (self.mode == TimerMode::Periodic && period != 0)
-            .then(|| now.saturating_add(period - (now - deadline) % period));
+        self.deadline = self
+            .period()
+            .map(|period| now.saturating_add(period - (now - deadline) % period));
         true
     }
 }

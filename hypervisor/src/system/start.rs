@@ -41,6 +41,12 @@ use crate::vmx::io_bitmap::IoBitmap;
 /// have to be scheduled first.
 const SLICE: u64 = 100_000;
 
+/// The shortest period of a guest's local APIC timer in nanoseconds. Each interrupt costs an exit of a
+/// microsecond or some, which a shorter one would leave nothing beside: the guest would never come to
+/// write the timer's registers again. One-shot and TSC-deadline timers need no such floor, for each of
+/// theirs is armed by an instruction of the guest.
+const SHORTEST_TIMER_PERIOD: u64 = 20_000;
+
 /// What the image hands over.
 #[derive(Debug)]
 pub struct Boot {
@@ -291,6 +297,7 @@ fn make_virtual_machine(
             },
             physical_address_width: width,
             tsc_ticks_per_timer_count: tsc_ticks_per_timer_count(),
+            shortest_timer_period: time::ticks(SHORTEST_TIMER_PERIOD),
             features: LocalApicFeatures {
                 x2apic: configuration.apic == ApicOffer::X2apic,
                 ..LocalApicFeatures::ALL

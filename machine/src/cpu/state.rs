@@ -325,6 +325,7 @@ impl Cpu {
                 },
                 physical_address_width: model.physical_address_width,
                 tsc_ticks_per_timer_count: TSC_TICKS_PER_TIMER_COUNT,
+                shortest_timer_period: 0,
                 // IA32_MCG_CAP says that there are no corrected machine-check interrupts (SDM 15.3.1.1).
                 features: Features {
                     corrected_machine_check: false,

@@ -199,3 +199,34 @@ fn extreme_times_do_not_wrap() {
     assert_eq!(apic.timer_deadline(), Some(u64::MAX));
     let _ = apic.timer_count(0);
 }
+
+/// A virtual machine's timer: a period that is too short takes longer, one-shot and deadline do not.
+#[test]
+fn a_period_has_a_floor() {
+    let mut floored = configuration(0);
+    floored.shortest_timer_period = 1000;
+    let start = |mode: u32, count| {
+        let mut apic = LocalApic::new(floored);
+        let _ = apic.write_register(SPURIOUS_VECTOR, 0x1ff, 0);
+        let _ = apic.write_register(TIMER_DIVIDE, 0b1011, 0);
+        let _ = apic.write_register(LVT_TIMER, mode << 17 | 0x40, 0);
+        let _ = apic.write_register(TIMER_INITIAL_COUNT, count, 0);
+        apic
+    };
+    let mut periodic = start(1, 3);
+    assert_eq!(periodic.timer_deadline(), Some(1000));
+    for (now, count) in [(0, 3), (969, 3), (970, 3), (971, 3), (981, 2), (999, 1)] {
+        assert_eq!(periodic.timer_count(now), count, "{now}");
+    }
+    assert!(periodic.expire(1000));
+    assert_eq!(periodic.timer_deadline(), Some(2000));
+    // Late: the periods keep their places.
+    assert!(periodic.expire(4200));
+    assert_eq!(periodic.timer_deadline(), Some(5000));
+    assert_eq!(start(1, 100).timer_deadline(), Some(1000));
+    assert_eq!(start(1, 101).timer_deadline(), Some(1010));
+    assert_eq!(start(0, 3).timer_deadline(), Some(30), "one-shot");
+    let mut deadline = start(2, 0);
+    let _ = deadline.write_tsc_deadline(5);
+    assert_eq!(deadline.timer_deadline(), Some(5));
+}

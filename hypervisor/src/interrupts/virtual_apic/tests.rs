@@ -58,6 +58,7 @@ fn apic(mode: ApicMode, features: ApicFeatures) -> Apic {
         processor: Processor::Bootstrap,
         physical_address_width: 39,
         tsc_ticks_per_timer_count: NonZeroU32::new(10).unwrap(),
+        shortest_timer_period: 0,
         features: Features::ALL,
     };
     let mut apic = Apic::new(SharedPage::default(), 0, configuration, features);
