@@ -1,13 +1,15 @@
 //! The devices of a PC as state machines.
 //!
 //! A device takes accesses and the time (nanoseconds since power-on, never decreasing) and returns
-//! effects; it owns no thread, no clock and no memory. In the machine these are the silicon, in
+//! effects; it owns no thread, no clock and none of the RAM. In the machine these are the silicon, in
 //! the hypervisor they are what a guest sees.
 //!
 //! Citations name the data sheet: "82093AA" (I/O APIC), "8259A", "8254", "MC146818A", "PC16550D",
 //! and "ACPI" for chapter 4 of the ACPI specification, revision 6.
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
 
 pub mod acpi_power;
 pub mod crt_controller;
@@ -23,6 +25,7 @@ pub mod reset_control;
 pub mod rtc;
 pub mod rtc_calendar;
 pub mod test_device;
+pub mod test_memory;
 pub mod uart;
 
 /// The state of an interrupt line.

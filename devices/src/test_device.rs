@@ -1,6 +1,6 @@
 //! The device that test programs written for QEMU raise interrupt lines and see I/O accesses with (QEMU,
 //! `hw/misc/pc-testdev.c`): ports that keep what is written, and a port for each interrupt line. Its
-//! memory, which keeps what is written too, is the platform's.
+//! memory, which keeps what is written too, is [`crate::test_memory`].
 
 use crate::Line;
 use crate::io_apic::PINS;

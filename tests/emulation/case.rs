@@ -1,9 +1,15 @@
 //! A case: the state from which a few instructions run, and what they leave behind.
 
-/// Where the window is in linear memory: up to four pages.
-pub(crate) const WINDOW: u64 = 0x4000_0000;
+/// Four pages in linear memory that a case may map.
+pub(crate) const PAGES: u64 = 0x4000_0000;
+/// The memory operands of random forms lie in the middle of this window of 1024 bytes: about the border of
+/// the first two pages.
+pub(crate) const WINDOW: u64 = PAGES + 0x1000 - 512;
+/// The memory around it.
+pub(crate) const REGION: u64 = PAGES;
+pub(crate) const REGION_SIZE: u64 = 4 << 20;
 /// Where a case's code is in linear memory, for the first case.
-const CODE: u64 = 0x4020_0100;
+pub(crate) const CODE: u64 = 0x4020_0100;
 /// A stack that every privilege level may use, and its end.
 pub(crate) const STACK: u64 = 0x4040_8000;
 /// Bytes from a case to the next, and to its code.
@@ -14,6 +20,8 @@ pub(crate) const RESULT_SIZE: usize = 0x800;
 
 /// A physical page of RAM for the window, in which a page-table entry's flags are clear.
 pub(crate) const RAM: [u64; 2] = [0x70_0000, 0x70_1000];
+/// Two physical pages that are a device's and keep what is written.
+pub(crate) const DEVICE: [u64; 2] = [0xff00_0000, 0xff00_1000];
 /// A physical page where there is neither RAM nor a device.
 pub(crate) const NOTHING: u64 = 0xfd00_0000;
 

@@ -3,6 +3,14 @@
 
 mod case;
 mod compare;
+mod device_memory;
+#[path = "../../machine/tests/host_comparison/forms.rs"]
+#[allow(
+    unreachable_pub,
+    dead_code,
+    reason = "a module that other test binaries use too"
+)]
+mod forms;
 mod program;
 #[path = "../../machine/tests/host_comparison/random.rs"]
 #[allow(
@@ -12,3 +20,10 @@ mod program;
 )]
 mod random;
 mod string_io;
+#[path = "../../machine/tests/host_comparison/vendor.rs"]
+#[allow(
+    unreachable_pub,
+    dead_code,
+    reason = "a module that other test binaries use too"
+)]
+mod vendor;

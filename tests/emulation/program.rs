@@ -6,7 +6,7 @@
 
 use core::arch::global_asm;
 
-use crate::case::{Case, NOTHING, Outcome, RAM, RESULT_SIZE};
+use crate::case::{Case, DEVICE, Outcome, RAM, RESULT_SIZE};
 
 global_asm!(include_str!("guest.s"), options(att_syntax));
 
@@ -69,7 +69,7 @@ impl Program {
         let count = place(&raw const emulation_case_count);
         put(count, &(self.cases.len() as u64).to_le_bytes());
         let pages = place(&raw const emulation_pages);
-        for (at, page) in (pages..).step_by(8).zip([RAM[0], RAM[1], NOTHING, 0]) {
+        for (at, page) in (pages..).step_by(8).zip([RAM, DEVICE].concat()) {
             put(at, &page.to_le_bytes());
         }
         let pattern = place(&raw const emulation_pattern);

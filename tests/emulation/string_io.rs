@@ -1,6 +1,6 @@
 //! INS and OUTS: everything that their memory operand can do wrong, and what they leave when it does not.
 
-use crate::case::{Case, NOTHING, OPEN, Outcome, RAM, Run, STACK, WINDOW, selector};
+use crate::case::{Case, NOTHING, OPEN, Outcome, PAGES, RAM, Run, STACK, selector};
 use crate::compare::compare;
 use crate::program::{Program, descriptor};
 use crate::random::Random;
@@ -48,7 +48,7 @@ fn case(name: &str, run: Run, prefixes: &[u8], form: &[u8], offset: u64) -> Case
 
 /// Descriptors of a page-sized segment over the window, for both privilege levels each.
 mod own {
-    use super::{WINDOW, descriptor, selector};
+    use super::{PAGES, descriptor, selector};
 
     pub(super) const READ_WRITE: u16 = selector::OWN;
     pub(super) const READ_ONLY: u16 = selector::OWN + 0x10;
@@ -58,7 +58,7 @@ mod own {
     pub(super) const HIGH: u16 = selector::OWN + 0x40;
 
     pub(super) fn descriptors() -> Vec<u64> {
-        let window = WINDOW as u32;
+        let window = PAGES as u32;
         [
             (window, 0xfff, 0x4093),
             (window, 0xfff, 0x4091),
@@ -116,7 +116,7 @@ fn segments_limit_what_is_moved() {
                     case.ss = crate::case::at_level(own::READ_WRITE, level);
                     cases.push(case);
                     // And from code that cannot be read.
-                    let mut case = self::case("code", Run::Bits32(level), &[0x2e], form, WINDOW);
+                    let mut case = self::case("code", Run::Bits32(level), &[0x2e], form, PAGES);
                     case.cs = Some(crate::case::at_level(own::EXECUTE_ONLY, level));
                     cases.push(case);
                 }
@@ -140,8 +140,8 @@ fn addresses_must_be_canonical() {
                 0xffff_8000_0000_0000,
                 0x8000_0000_0000 - size,
                 u64::MAX - 1,
-                0xaaaa_0000_0000_0000 | WINDOW,
-                WINDOW,
+                0xaaaa_0000_0000_0000 | PAGES,
+                PAGES,
             ] {
                 let mut case = case("canonical", Run::Bits64(0), prefixes, form, offset);
                 case.fs_base = 0x10;
@@ -177,7 +177,7 @@ fn pages_allow_or_fault() {
                 for offset in [0x1000, 0x1001 - size, 0xffe] {
                     for (cr4, flags) in [(0, 0), (SMAP, 0), (SMAP, AC)] {
                         let prefixes = [0xf3];
-                        let mut case = case("page", run, &prefixes, form, WINDOW + offset);
+                        let mut case = case("page", run, &prefixes, form, PAGES + offset);
                         case.name += &format!(", {entry:#x} {run:?} {cr4:#x} {flags:#x}");
                         case.window[1] = entry;
                         case.cr4 = cr4;
@@ -187,7 +187,7 @@ fn pages_allow_or_fault() {
                 }
             }
         }
-        let mut without = case("WP = 0", Run::Bits64(0), &[0xf3], form, WINDOW);
+        let mut without = case("WP = 0", Run::Bits64(0), &[0xf3], form, PAGES);
         without.cr0 = WP;
         without.window[0] = RAM[0] | 5;
         cases.push(without);
@@ -216,7 +216,7 @@ fn alignment_is_checked() {
     for (_, form) in FORMS {
         for level in [0, 3] {
             for offset in [0, 1, 2, 3, 0xffd] {
-                let mut case = case("aligned", Run::Bits64(level), &[], form, WINDOW + offset);
+                let mut case = case("aligned", Run::Bits64(level), &[], form, PAGES + offset);
                 case.flags |= AC;
                 case.cr0 = AM;
                 cases.push(case);
@@ -240,7 +240,7 @@ fn each_iteration_is_a_step() {
                 // It faults on the way.
                 (&[0xf3], 9, 0x1ff0, 0),
             ] {
-                let offset = WINDOW + offset;
+                let offset = PAGES + offset;
                 let mut case = case("step", run, prefixes, form, offset).register(RCX, count);
                 case.name += &format!(", {count}");
                 case.flags |= TF | direction;
@@ -261,15 +261,15 @@ fn registers_go_on_as_wide_as_addresses_are() {
     let high = 0xdead_beef_0000_0000;
     for (size, form) in FORMS {
         for (prefixes, run, offset, count, flags) in [
-            (&[0xf3][..], Run::Bits64(0), WINDOW + 0x20, 100, 0),
-            (&[0xf3], Run::Bits64(0), WINDOW + 0xf00, 70, DF),
-            (&[0xf3, 0x67], Run::Bits64(0), high | WINDOW, high | 3, 0),
-            (&[0xf3], Run::Bits32(3), WINDOW, 0x1_0000_0000 | 5, 0),
+            (&[0xf3][..], Run::Bits64(0), PAGES + 0x20, 100, 0),
+            (&[0xf3], Run::Bits64(0), PAGES + 0xf00, 70, DF),
+            (&[0xf3, 0x67], Run::Bits64(0), high | PAGES, high | 3, 0),
+            (&[0xf3], Run::Bits32(3), PAGES, 0x1_0000_0000 | 5, 0),
             // The pointer wraps at 64 KiB, to where nothing is mapped.
             (&[0xf3, 0x67], Run::Bits32(0), 0xfff8, 0x5555_0009, 0),
             (&[0xf3, 0x67], Run::Bits32(3), 0x7777_fff8, 0x5555_0009, 0),
             (&[0xf3, 0x67], Run::Bits32(3), 0xfffb + size, 2, DF),
-            (&[], Run::Bits64(0), WINDOW, 0, DF),
+            (&[], Run::Bits64(0), PAGES, 0, DF),
         ] {
             let mut case = case("width", run, prefixes, form, offset).register(RCX, count);
             case.name += &format!(", {count:#x}");
@@ -324,7 +324,7 @@ fn random_strings() {
             &[0x36],
             &[0x64, 0xf3],
         ]);
-        let offset = WINDOW + random.pick(&[0, 0x1000, 0x2000, 0x3000]) + random.below(64) - 32;
+        let offset = PAGES + random.pick(&[0, 0x1000, 0x2000, 0x3000]) + random.below(64) - 32;
         let mut case = case("random", run, prefixes, form, offset);
         case.registers[RSI] = case.registers[RSI].wrapping_add(random.below(16));
         case.registers[RCX] = random.pick(&[0, 1, 2, 20, 80]);

@@ -28,8 +28,11 @@ pub enum Mode {
 /// What is asked of an operand's alignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alignment {
-    /// #AC where it is not a multiple of its size and alignment is checked.
+    /// #AC where it is not a multiple of its size, less than 16 bytes, and alignment is checked: Intel's
+    /// processors let larger operands pass, though SDM volume 2 lists #AC for them.
     Natural,
+    /// #GP(0) where it is not a multiple of its size.
+    Required,
     /// Nothing.
     Any,
 }
@@ -162,6 +165,10 @@ impl AddressSpace {
         if self.paging.ia32e_mode() && !(is_canonical(linear) && is_canonical(last)) {
             return Err(segment_fault(segment));
         }
+        let misaligned = linear & u64::from(size).wrapping_sub(1) != 0;
+        if alignment == Alignment::Required && misaligned {
+            return Err(Fault::GENERAL_PROTECTION);
+        }
         let translate = |linear| self.paging.translate(memory, linear, access, privilege);
         let first = translate(linear)?;
         let in_page = 4096 - (linear & 0xfff);
@@ -171,10 +178,11 @@ impl AddressSpace {
             None
         };
         if alignment == Alignment::Natural
+            && misaligned
+            && size < 16
             && privilege == Privilege::User
             && self.flags & rflags::AC != 0
             && self.paging.cr0 & cr0::AM != 0
-            && linear & u64::from(size).wrapping_sub(1) != 0
         {
             return Err(Fault::ALIGNMENT_CHECK);
         }

@@ -20,6 +20,12 @@ impl Fault {
     pub const GENERAL_PROTECTION: Self = Self::new(exception::GENERAL_PROTECTION, 0);
     /// #SS(0).
     pub const STACK: Self = Self::new(exception::STACK_FAULT, 0);
+    /// #DE.
+    pub const DIVIDE_ERROR: Self = Self::new(exception::DIVIDE_ERROR, 0);
+    /// #UD.
+    pub const INVALID_OPCODE: Self = Self::new(exception::INVALID_OPCODE, 0);
+    /// #NM.
+    pub const DEVICE_NOT_AVAILABLE: Self = Self::new(exception::DEVICE_NOT_AVAILABLE, 0);
     /// #AC(0).
     pub const ALIGNMENT_CHECK: Self = Self::new(exception::ALIGNMENT_CHECK, 0);
 
@@ -48,6 +54,8 @@ impl From<PageFault> for Fault {
 pub enum Stop {
     /// It faults.
     Fault(Fault),
+    /// Nothing here does what it does.
+    NotEmulated,
     /// A VMX instruction failed.
     Vmx(VmxError),
 }

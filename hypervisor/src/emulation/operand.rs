@@ -100,6 +100,23 @@ impl Operand {
     }
 }
 
+impl Operand {
+    /// Replaces it by `new` if it is `old`, in one atomic step; whether it was. `None` where that is not
+    /// for RAM to do: it is a device's, or in two pages, or larger than 8 bytes.
+    pub fn compare_exchange<F: FrameAccess>(
+        &self,
+        memory: &GuestMemory<F>,
+        old: u64,
+        new: u64,
+    ) -> Option<bool> {
+        if self.second.is_some() || self.size > 8 {
+            return None;
+        }
+        let place = GuestPhysical(self.first);
+        memory.compare_exchange(place, self.size, old, new).ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

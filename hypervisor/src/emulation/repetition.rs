@@ -21,13 +21,15 @@ pub struct Repetition {
     pub stepping: bool,
 }
 
-/// How far a string instruction came.
+/// How far an instruction came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// It is complete.
     Complete,
     /// There are iterations left.
     Suspended,
+    /// It is complete, and has gone to this offset in the code segment.
+    Branched(u64),
 }
 
 impl Repetition {

@@ -92,9 +92,8 @@ impl Hypervisor {
         }
     }
 
-    /// A read of the I/O APIC.
-    pub fn io_apic_read(&self, offset: u64) -> u32 {
-        let address = devices::io_apic::DEFAULT_ADDRESS + offset;
+    /// A read of the word at an address where there is no RAM; where no device is either, all bits are 1.
+    pub fn device_read(&self, address: u64) -> u32 {
         self.vm
             .devices
             .lock()
@@ -103,9 +102,8 @@ impl Hypervisor {
             .unwrap_or(u32::MAX)
     }
 
-    /// A write of the I/O APIC.
-    pub fn io_apic_write(&self, offset: u64, value: u32, processor: &Processor) {
-        let address = devices::io_apic::DEFAULT_ADDRESS + offset;
+    /// A write of the word at an address where there is no RAM; where no device is either, it goes nowhere.
+    pub fn device_write(&self, address: u64, value: u32, processor: &Processor) {
         let mut devices = self.vm.devices.lock();
         let devices = &mut *devices;
         let line = &mut devices.line;

@@ -14,6 +14,7 @@ use spin::{Mutex, Once};
 use super::machine_memory::{MachineError, MachineMemory};
 use super::virtual_machine::VirtualMachine;
 use super::{Hypervisor, apic_timer_hertz, report, tsc_ticks_per_timer_count, vmx_operation};
+use crate::emulation::decoder;
 use crate::host::aligned_page::AlignedPage;
 use crate::host::frame_allocator::FrameAllocator;
 use crate::host::instructions::{read_time_stamp, wait_for_interrupt};
@@ -123,6 +124,7 @@ pub fn run_boot_processor(mut boot: Boot, processor: &'static Processor, process
         Ok(configuration) => configuration,
         Err(error) => fail(Status::Other, format_args!("{error}")),
     };
+    decoder::initialize();
     let capabilities = Capabilities::read(instructions::read_msr);
     let disabled = disabled_features(&configuration);
     console::with_writer(|out| {

@@ -103,6 +103,18 @@ impl ExtendedState {
         self.debug = [read_dr0(), read_dr1(), read_dr2(), read_dr3(), read_dr6()];
     }
 
+    /// The image of the x87 and SSE registers, as FXSAVE stores it, of the vCPU that is loaded. What it
+    /// becomes is loaded before the next entry.
+    pub fn image(&mut self, processor: &Processor) -> &mut [u8; 512] {
+        if processor.fpu_saved.get() == 0 {
+            clear_task_switched();
+            // SAFETY: the area is 512 bytes, aligned to 16.
+            unsafe { fxsave(self.address()) };
+            processor.fpu_saved.set(1);
+        }
+        &mut self.area.0
+    }
+
     /// Puts the guest's x87 and SSE state back into the registers if root code took them. The last
     /// thing before an entry.
     #[inline(always)]

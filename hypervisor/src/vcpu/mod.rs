@@ -6,7 +6,6 @@ pub mod exit_counters;
 pub mod exits;
 pub mod extended_state;
 pub mod guest_state;
-pub mod memory_instruction;
 pub mod run;
 pub mod virtual_processor;
 pub mod vmcs_setup;

@@ -9,6 +9,7 @@ use devices::{
     debug_port::PhaseMark,
     pc::{Effect, Pc, io_apic_offset},
     reset_control::ResetEffect,
+    test_memory::TestMemory,
 };
 
 use crate::vm::console_input::ConsoleInput;
@@ -57,6 +58,7 @@ pub struct AccessContext<'a> {
 #[derive(Debug)]
 pub struct Platform {
     board: Pc,
+    test_memory: TestMemory,
     dispatcher: IpiDispatcher,
 }
 
@@ -69,6 +71,7 @@ impl Platform {
             board: Pc::new()
                 .with_configuration(configuration)
                 .with_test_device(),
+            test_memory: TestMemory::new(),
             dispatcher: IpiDispatcher::default(),
         }
     }
@@ -82,7 +85,9 @@ impl Platform {
         size: u8,
         mut act: impl FnMut(PlatformEffect),
     ) -> u32 {
-        let Self { board, dispatcher } = self;
+        let Self {
+            board, dispatcher, ..
+        } = self;
         let mut route = |effect| route(dispatcher, context, effect, &mut act);
         board.port_read(port, size, context.now, &mut route)
     }
@@ -96,7 +101,9 @@ impl Platform {
         value: u32,
         mut act: impl FnMut(PlatformEffect),
     ) {
-        let Self { board, dispatcher } = self;
+        let Self {
+            board, dispatcher, ..
+        } = self;
         let mut route = |effect| route(dispatcher, context, effect, &mut act);
         board.port_write(port, size, value, context.now, &mut route);
     }
@@ -104,7 +111,10 @@ impl Platform {
     /// A 32-bit read of guest-physical memory where there is no RAM; `None` if no device is there
     /// either.
     pub fn mmio_read(&self, address: u64) -> Option<u32> {
-        io_apic_offset(address).map(|offset| self.board.io_apic_read(offset))
+        match io_apic_offset(address) {
+            Some(offset) => Some(self.board.io_apic_read(offset)),
+            None => self.test_memory.read(address),
+        }
     }
 
     /// A 32-bit write of guest-physical memory where there is no RAM; whether a device is there.
@@ -116,9 +126,16 @@ impl Platform {
         mut act: impl FnMut(PlatformEffect),
     ) -> Presence {
         let Some(offset) = io_apic_offset(address) else {
-            return Presence::NoDevice;
+            self.test_memory.write(address, value);
+            return if TestMemory::claims(address) {
+                Presence::Device
+            } else {
+                Presence::NoDevice
+            };
         };
-        let Self { board, dispatcher } = self;
+        let Self {
+            board, dispatcher, ..
+        } = self;
         let mut route = |effect| route(dispatcher, context, effect, &mut act);
         board.io_apic_write(offset, value, &mut route);
         Presence::Device
@@ -131,7 +148,9 @@ impl Platform {
         input: &mut ConsoleInput,
         mut act: impl FnMut(PlatformEffect),
     ) {
-        let Self { board, dispatcher } = self;
+        let Self {
+            board, dispatcher, ..
+        } = self;
         let mut route = |effect| route(dispatcher, context, effect, &mut act);
         while board.listens()
             && board.receive_capacity() > 0
@@ -143,7 +162,9 @@ impl Platform {
 
     /// Runs the devices to now.
     pub fn advance(&mut self, context: AccessContext<'_>, mut act: impl FnMut(PlatformEffect)) {
-        let Self { board, dispatcher } = self;
+        let Self {
+            board, dispatcher, ..
+        } = self;
         let mut route = |effect| route(dispatcher, context, effect, &mut act);
         board.advance(context.now, &mut route);
     }
@@ -160,7 +181,9 @@ impl Platform {
         vector: u8,
         mut act: impl FnMut(PlatformEffect),
     ) {
-        let Self { board, dispatcher } = self;
+        let Self {
+            board, dispatcher, ..
+        } = self;
         let mut route = |effect| route(dispatcher, context, effect, &mut act);
         board.end_of_interrupt(vector, &mut route);
     }
@@ -172,7 +195,9 @@ impl Platform {
         context: AccessContext<'_>,
         mut act: impl FnMut(PlatformEffect),
     ) -> u8 {
-        let Self { board, dispatcher } = self;
+        let Self {
+            board, dispatcher, ..
+        } = self;
         let mut route = |effect| route(dispatcher, context, effect, &mut act);
         board.acknowledge_external_interrupt(&mut route)
     }

@@ -26,7 +26,7 @@ impl Platform {
     pub fn device_read(&self, physical: u64) -> u32 {
         match io_apic_offset(physical & !3) {
             Some(offset) => lock(&self.pc).io_apic_read(offset),
-            None => self.test_memory.read(physical).unwrap_or(u32::MAX),
+            None => lock(&self.test_memory).read(physical).unwrap_or(u32::MAX),
         }
     }
 
@@ -37,7 +37,7 @@ impl Platform {
                 pc.io_apic_write(offset, value, effect)
             });
         } else {
-            self.test_memory.write(physical, value);
+            lock(&self.test_memory).write(physical, value);
         }
     }
 

@@ -5,7 +5,6 @@ mod bus_agent;
 mod console_input;
 mod interrupts;
 mod outcome;
-mod test_memory;
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,9 +21,9 @@ pub use console_input::Waited;
 pub use interrupts::Sent;
 pub use outcome::Outcome;
 
-use self::test_memory::TestMemory;
 use crate::memory::{CodeMap, CodeNotice, Ram};
 use crate::trace::{Snapshot, Unimplemented};
+use devices::test_memory::TestMemory;
 
 /// What one processor must tell the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,7 +77,7 @@ pub struct Platform {
     /// One inbox a processor.
     pub inboxes: Box<[Arc<Inbox>]>,
     pc: Mutex<Pc>,
-    test_memory: TestMemory,
+    test_memory: Mutex<TestMemory>,
     /// When a device does something by itself next, in nanoseconds; `u64::MAX` for never.
     pub next_device_event: AtomicU64,
     identities: Mutex<Vec<Identity>>,
@@ -108,7 +107,7 @@ impl Platform {
             ram,
             inboxes: identities.iter().map(|_| Arc::default()).collect(),
             pc: Mutex::new(pc),
-            test_memory: TestMemory::default(),
+            test_memory: Mutex::default(),
             next_device_event: AtomicU64::new(0),
             identities: Mutex::new(identities),
             posted: AtomicBool::new(false),

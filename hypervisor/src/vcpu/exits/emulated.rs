@@ -5,14 +5,15 @@ use super::model_specific_register::guest_time;
 use crate::emulation::device::Devices;
 use crate::emulation::fault::{Fault, Stop};
 use crate::emulation::repetition::Progress;
+use crate::emulation::vector_registers::VectorRegisters;
 use crate::vcpu::event_injection::Event;
 use crate::vcpu::extended_state::set_page_fault_address;
+use crate::vcpu::guest_state::{complete_branch, complete_instruction};
 use crate::vcpu::virtual_processor::VirtualProcessor;
 use crate::vmx::vmcs::{Vmcs, VmxError};
 use apic::apic_base::ApicMode;
 use arch::control_register::rflags;
 use arch::vmcs;
-use devices::pc::io_apic_offset;
 
 /// What answers a vCPU where there is no RAM.
 pub(super) struct GuestDevices<'a> {
@@ -36,10 +37,8 @@ impl<V: Vmcs> Devices<V> for GuestDevices<'_> {
         if let Some(offset) = self.local_apic_offset(address) {
             let now = guest_time(self.vcpu);
             self.vcpu.apic.read_register(offset, now)
-        } else if let Some(offset) = io_apic_offset(address) {
-            self.context.hypervisor.io_apic_read(offset)
         } else {
-            u32::MAX
+            self.context.hypervisor.device_read(address)
         }
     }
 
@@ -48,19 +47,25 @@ impl<V: Vmcs> Devices<V> for GuestDevices<'_> {
             let now = guest_time(self.vcpu);
             let effect = self.vcpu.apic.write_register(offset, value, now);
             super::follow_up(effect, self.vcpu, vmcs, self.context)?;
-        } else if let Some(offset) = io_apic_offset(address) {
+        } else {
             let Context {
                 hypervisor,
                 processor,
             } = self.context;
-            hypervisor.io_apic_write(offset, value, processor);
+            hypervisor.device_write(address, value, processor);
         }
         Ok(())
     }
 }
 
+impl VectorRegisters for GuestDevices<'_> {
+    fn image(&mut self) -> &mut [u8; 512] {
+        self.vcpu.extended.image(self.context.processor)
+    }
+}
+
 /// After an instruction of `length` bytes: the guest goes on behind it, between two of its iterations,
-/// or with its fault.
+/// at the target of its branch, or with its fault. `Err(Stop::NotEmulated)` is for the caller to report.
 pub(super) fn conclude(
     progress: Result<Progress, Stop>,
     length: u32,
@@ -68,9 +73,11 @@ pub(super) fn conclude(
     vmcs: &mut impl Vmcs,
 ) -> Result<(), VmxError> {
     match progress {
-        Ok(Progress::Complete) => super::advance_by(length, vmcs),
+        Ok(Progress::Complete) => complete_instruction(vmcs, length),
+        Ok(Progress::Branched(target)) => complete_branch(vmcs, target),
         Ok(Progress::Suspended) => suspend(vmcs),
         Err(Stop::Fault(fault)) => raise(fault, vcpu, vmcs),
+        Err(Stop::NotEmulated) => Ok(()),
         Err(Stop::Vmx(error)) => Err(error),
     }
 }
@@ -78,7 +85,7 @@ pub(super) fn conclude(
 /// Between two iterations: RIP stays, what held for one instruction boundary is over, a single step
 /// leaves its trap pending, and whatever comes now saves RFLAGS.RF as 1 (SDM 17.3.1.1).
 fn suspend(vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
-    super::advance_by(0, vmcs)?;
+    complete_instruction(vmcs, 0)?;
     set_resume_flag(vmcs)
 }
 

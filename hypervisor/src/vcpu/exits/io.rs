@@ -21,7 +21,7 @@ pub(super) fn instruction(
     if is_string {
         return string_io::instruction(qualification, vcpu, vmcs, context);
     }
-    let mask = crate::vcpu::memory_instruction::mask(size);
+    let mask = crate::emulation::native::mask(size);
     let rax = vcpu.registers.0[RAX];
     let hypervisor = context.hypervisor;
     let direction = if is_in {

@@ -55,12 +55,6 @@ pub(super) fn advance(vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
     complete_instruction(vmcs, length)
 }
 
-/// Completes an instruction of `length` bytes, where the exit does not give its length.
-#[inline(always)]
-fn advance_by(length: u32, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
-    complete_instruction(vmcs, length)
-}
-
 /// Makes the guest see fault `vector` instead of the instruction.
 pub(super) fn raise(vcpu: &mut VirtualProcessor, vector: u8) -> Outcome {
     vcpu.event = Some(Event::exception(vector, 0));

@@ -85,7 +85,7 @@ pub(super) fn instruction(
         vcpu: &mut *vcpu,
         context,
     };
-    let mut emulator = Emulator::new(vmcs, &context.hypervisor.vm.memory, devices)?;
+    let mut emulator = Emulator::new(vmcs, &context.hypervisor.vm.memory, devices, registers)?;
     let flags = emulator.space.flags;
     let repetition = Repetition::new(string.repeats, string.address_mask, string.size, flags);
     let port = |direction| {

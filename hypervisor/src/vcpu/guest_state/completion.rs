@@ -18,16 +18,38 @@ pub fn complete_instruction(vmcs: &mut impl Vmcs, length: u32) -> Result<(), Vmx
         rip = carried(rip, vmcs)?;
     }
     vmcs.write(vmcs::GUEST_RIP, rip)?;
+    end_boundary(vmcs)?;
+    let flags = vmcs.read(vmcs::GUEST_RFLAGS)?;
+    if flags & (rflags::TF | rflags::RF) != 0 {
+        end_step(flags, Step::Instruction, vmcs)?;
+    }
+    Ok(())
+}
+
+/// Completes a branch to `target`, an offset that is legal in the code segment.
+pub fn complete_branch(vmcs: &mut impl Vmcs, target: u64) -> Result<(), VmxError> {
+    vmcs.write(vmcs::GUEST_RIP, target)?;
+    end_boundary(vmcs)?;
+    let flags = vmcs.read(vmcs::GUEST_RFLAGS)?;
+    end_step(flags, Step::Branch, vmcs)
+}
+
+/// What is stepped over: with IA32_DEBUGCTL.BTF only a branch traps (SDM 17.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Instruction,
+    Branch,
+}
+
+/// Ends what holds for one instruction boundary.
+#[inline(always)]
+fn end_boundary(vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
     let state = vmcs.read(vmcs::GUEST_INTERRUPTIBILITY_STATE)?;
     if state & (interruptibility::STI | interruptibility::MOV_SS) != 0 {
         vmcs.write(
             vmcs::GUEST_INTERRUPTIBILITY_STATE,
             state & !(interruptibility::STI | interruptibility::MOV_SS),
         )?;
-    }
-    let flags = vmcs.read(vmcs::GUEST_RFLAGS)?;
-    if flags & (rflags::TF | rflags::RF) != 0 {
-        end_step(flags, vmcs)?;
     }
     Ok(())
 }
@@ -47,13 +69,13 @@ fn carried(rip: u64, vmcs: &impl Vmcs) -> Result<u64, VmxError> {
 
 #[cold]
 #[inline(never)]
-fn end_step(flags: u64, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
+fn end_step(flags: u64, step: Step, vmcs: &mut impl Vmcs) -> Result<(), VmxError> {
     if flags & rflags::RF != 0 {
         vmcs.write(vmcs::GUEST_RFLAGS, flags & !rflags::RF)?;
     }
-    // None of the instructions that exit is a branch.
-    if flags & rflags::TF != 0 && vmcs.read(vmcs::GUEST_DEBUGCTL)? & debugctl::BRANCH_TRAP_FLAG == 0
-    {
+    let traps =
+        step == Step::Branch || vmcs.read(vmcs::GUEST_DEBUGCTL)? & debugctl::BRANCH_TRAP_FLAG == 0;
+    if flags & rflags::TF != 0 && traps {
         let due = vmcs.read(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS)?;
         vmcs.write(
             vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS,
@@ -106,6 +128,23 @@ mod tests {
             let mut map = guest(rip, code, efer, 0);
             complete_instruction(&mut map, 2).unwrap();
             assert_eq!(map.fields[&vmcs::GUEST_RIP.0], after, "{rip:#x} {code:#x}");
+        }
+    }
+
+    #[test]
+    fn a_branch_goes_to_its_target_and_traps_even_where_only_branches_do() {
+        for debugctl in [0, 2] {
+            let mut map = guest(0x1000, LONG_CODE, 0x500, rflags::TF | rflags::RF);
+            map.fields.extend([
+                (vmcs::GUEST_DEBUGCTL.0, debugctl),
+                (vmcs::GUEST_INTERRUPTIBILITY_STATE.0, 1),
+            ]);
+            complete_branch(&mut map, 0x7000).unwrap();
+            assert_eq!(map.fields[&vmcs::GUEST_RIP.0], 0x7000);
+            assert_eq!(map.fields[&vmcs::GUEST_RFLAGS.0], 0x102);
+            assert_eq!(map.fields[&vmcs::GUEST_INTERRUPTIBILITY_STATE.0], 0);
+            let due = map.fields[&vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS.0];
+            assert_eq!(due, 0x4000, "{debugctl}");
         }
     }
 

@@ -11,7 +11,7 @@ mod page_directory_pointers;
 mod pending_debug;
 mod start;
 
-pub use self::completion::complete_instruction;
+pub use self::completion::{complete_branch, complete_instruction};
 pub use self::control_registers::{
     Accepted, CR0_HOST_OWNED, CR4_GUEST, CR4_HOST_OWNED, ProcessorLimits, seen_cr0, seen_cr4,
     write_cr0, write_cr3, write_cr4, write_efer,
