@@ -13,8 +13,9 @@ use crate::{cpu::Cpu, trace::Event};
 /// VIRR.
 pub(super) fn process(cpu: &mut Cpu) {
     cpu.counters.notifications_processed += 1;
-    // ON is cleared first, by a locked operation that preserves the rest of the descriptor; then
-    // the physical interrupt is ended; then PIR moves (steps 3 to 5).
+    // ON is cleared, then PIR is taken, by locked operations that preserve the rest of the descriptor; then the
+    // physical interrupt is ended. The manual ends it between the two, which nobody can tell: a
+    // notification that comes meanwhile waits in the local APIC until this is done.
     let descriptor = cpu.vmx.guest.controls.descriptor;
     let requests = on_descriptor(cpu, descriptor, |descriptor| descriptor.receive());
     let requests = requests.unwrap_or([0; 4]);
